@@ -1,0 +1,215 @@
+"""What a model is made of: frozen layer descriptions, read from and written to `config.json`.
+
+One description, two faces: `bilstm.layers.build` makes torch modules of it for training, `bilstm.runtime` runs the
+same list with numpy and the native engine. Names are looked up in the fixed table `LAYERS`; nothing is imported by
+name. Imports only `errors`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from bilstm.errors import ModelFolderError, UsageError
+
+__all__ = [
+    "LAYERS",
+    "Activation",
+    "Cell",
+    "Convolution",
+    "Dropout",
+    "Embedding",
+    "Layer",
+    "Linear",
+    "MergeMode",
+    "Pooling",
+    "PoolingKind",
+    "Recurrent",
+    "WordDropout",
+    "layers_from_config",
+    "layers_to_config",
+]
+
+Cell = Literal["lstm", "gru", "rnn"]
+MergeMode = Literal["concat", "sum", "mul", "ave"] | None
+PoolingKind = Literal["last", "max", "mean", "attention"]
+Activation = Literal["none", "relu", "tanh", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class WordDropout:
+    """Replace token ids by the unknown id with probability `rate`, while training only. ids -> ids."""
+
+    rate: float
+    unknown_id: int = 0
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Look up one vector per token id. ids (steps,) -> (steps, size)."""
+
+    vocabulary_size: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Zero features with probability `rate` while training; `variational`: one mask per sequence for all its steps."""
+
+    rate: float
+    variational: bool = False
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Convolve over time, zero steps beyond both ends, same length out. (steps, input_size) -> (steps, output_size)."""
+
+    input_size: int
+    output_size: int
+    kernel_size: int = 3
+    activation: Activation = "relu"
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """Read each sequence forwards, and backwards too if `bidirectional`. (steps, input_size) -> (steps, output_size).
+
+    `merge_mode` joins the two directions after every layer (Keras' names); None keeps them apart, and the pair is only
+    allowed before a pooling layer. `dropout` acts between stacked layers; `variational_dropout` is one mask per sequence
+    on the recurrent state (Gal and Ghahramani 2016); `weight_dropout` drops recurrent weights (Merity et al. 2018).
+    """
+
+    cell: Cell
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bidirectional: bool = True
+    merge_mode: MergeMode = "concat"
+    dropout: float = 0.0
+    variational_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    nonlinearity: Literal["tanh", "relu"] = "tanh"  # of the cell "rnn" only
+
+    @property
+    def output_size(self) -> int:
+        """Features a step has after merging (both directions counted when they are kept apart)."""
+        return self.hidden_size * (2 if self.bidirectional and self.merge_mode in ("concat", None) else 1)
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Turn each sequence into one vector. (steps, input_size) -> (batch, input_size * len(kinds)).
+
+    Several kinds are concatenated in the given order. A sequence without steps gives zeros. "last" after a recurrent
+    layer is the final state of each direction (the backward one ends at step 0), merged as that layer merges.
+    """
+
+    input_size: int
+    kinds: tuple[PoolingKind, ...] = ("last",)
+
+    @property
+    def output_size(self) -> int:
+        """Features of the pooled vector."""
+        return self.input_size * len(self.kinds)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Affine map of the last axis, then `activation`. (..., input_size) -> (..., output_size)."""
+
+    input_size: int
+    output_size: int
+    activation: Activation = "none"
+
+
+Layer = Union[WordDropout, Embedding, Dropout, Convolution, Recurrent, Pooling, Linear]  # noqa: UP007 (get_args below)
+
+LAYERS: dict[str, type] = {
+    "word_dropout": WordDropout,
+    "embedding": Embedding,
+    "dropout": Dropout,
+    "convolution": Convolution,
+    "recurrent": Recurrent,
+    "pooling": Pooling,
+    "linear": Linear,
+}
+_NAMES = {layer: name for name, layer in LAYERS.items()}
+
+
+def layers_to_config(layers: tuple[Layer, ...]) -> list[dict[str, Any]]:
+    """Write descriptions as plain JSON values, each with its `"layer"` name."""
+    return [{"layer": _NAMES[type(layer)], **dataclasses.asdict(layer)} for layer in layers]
+
+
+def layers_from_config(config: Any) -> tuple[Layer, ...]:
+    """Read descriptions from JSON values; the schema is closed.
+
+    Raises
+    ------
+    ModelFolderError
+        For an unknown layer or key, a missing key, or a value of the wrong type or out of range.
+    """
+    if not isinstance(config, list):
+        raise ModelFolderError(f"config.json: layers must be a list, found {type(config).__name__}.")
+    return tuple(_layer_from_config(entry, number) for number, entry in enumerate(config))
+
+
+def _layer_from_config(entry: Any, number: int) -> Layer:
+    where = f"config.json: layers[{number}]"
+    if not isinstance(entry, dict) or entry.get("layer") not in LAYERS:
+        raise ModelFolderError(f"{where}: unknown layer; known are {', '.join(LAYERS)}.")
+    layer_type = LAYERS[entry["layer"]]
+    given = {key: value for key, value in entry.items() if key != "layer"}
+    fields = {field.name: field for field in dataclasses.fields(layer_type)}
+    hints = get_type_hints(layer_type)
+    if unknown := sorted(given.keys() - fields.keys()):
+        raise ModelFolderError(f"{where} ({entry['layer']}): unknown key {unknown[0]!r}.")
+    missing = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in given]
+    if missing:
+        raise ModelFolderError(f"{where} ({entry['layer']}): key {missing[0]!r} is missing.")
+    values = {name: _checked(value, hints[name], f"{where}.{name}") for name, value in given.items()}
+    layer = layer_type(**values)
+    try:
+        check_layer(layer)
+    except UsageError as error:
+        raise ModelFolderError(f"{where}: {error.message}") from error
+    return layer
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """Return `value` if it has the type that `hint` names (ints are floats too), else raise."""
+    options = get_args(hint) if get_origin(hint) is not Literal else (hint,)
+    if get_origin(hint) is tuple:
+        if isinstance(value, list | tuple) and value:
+            return tuple(_checked(item, options[0], where) for item in value)
+    elif options and get_origin(hint) is not Literal:  # a union
+        for option in options:
+            try:
+                return _checked(value, option, where)
+            except ModelFolderError:
+                continue
+    elif get_origin(hint) is Literal:
+        if isinstance(value, str) and value in get_args(hint):
+            return value
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        return value
+    raise ModelFolderError(f"{where}: {value!r} is not allowed here (expected {hint}).")
+
+
+def check_layer(layer: Layer) -> None:
+    """Raise UsageError if a size is not positive or a rate is outside 0 <= rate < 1."""
+    for field in dataclasses.fields(layer):
+        value = getattr(layer, field.name)
+        is_rate = field.name == "rate" or field.name.endswith("dropout")
+        if is_rate and not 0.0 <= value < 1.0:
+            raise UsageError(f"{_NAMES[type(layer)]}.{field.name} must be at least 0 and below 1, got {value}.")
+        is_size = field.name.endswith("_size") or field.name in ("size", "num_layers")
+        if is_size and not 1 <= value <= 2**31:
+            raise UsageError(f"{_NAMES[type(layer)]}.{field.name} must be at least 1, got {value}.")
