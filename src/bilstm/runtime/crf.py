@@ -269,7 +269,7 @@ def _sum_scaled(
             totals[here] = step.sum(axis=1)
             np.divide(step, totals[here, None], out=forward[here])
         final = forward[layout.last] @ end
-        if not (forward >= SMALLEST_SAFE).sum() == forward.size - _unreachable_steps(layout, weights):
+        if (forward >= SMALLEST_SAFE).sum() != forward.size - _unreachable_steps(layout, weights):
             return None
         if not (final > SMALLEST_SAFE).all():
             return None
