@@ -27,8 +27,12 @@ __all__ = [
     "PoolingKind",
     "Recurrent",
     "WordDropout",
+    "check_layer",
+    "check_layers",
     "layers_from_config",
     "layers_to_config",
+    "weight_shapes",
+    "weight_shapes_of",
 ]
 
 Cell = Literal["lstm", "gru", "rnn"]
@@ -75,9 +79,10 @@ class Convolution:
 class Recurrent:
     """Read each sequence forwards, and backwards too if `bidirectional`. (steps, input_size) -> (steps, output_size).
 
-    `merge_mode` joins the two directions after every layer (Keras' names); None keeps them apart, and the pair is only
-    allowed before a pooling layer. `dropout` acts between stacked layers; `variational_dropout` is one mask per sequence
-    on the recurrent state (Gal and Ghahramani 2016); `weight_dropout` drops recurrent weights (Merity et al. 2018).
+    `merge_mode` joins the two directions after every layer (Keras' names); None keeps the last layer's directions apart
+    (between layers it is "concat"), which is only allowed before a pooling layer. `dropout` acts between stacked
+    layers; `variational_dropout` is one mask per sequence on the recurrent state (Gal and Ghahramani 2016);
+    `weight_dropout` drops recurrent weights (Merity et al. 2018).
     """
 
     cell: Cell
@@ -213,3 +218,75 @@ def check_layer(layer: Layer) -> None:
         is_size = field.name.endswith("_size") or field.name in ("size", "num_layers")
         if is_size and not 1 <= value <= 2**31:
             raise UsageError(f"{_NAMES[type(layer)]}.{field.name} must be at least 1, got {value}.")
+
+
+def check_layers(layers: tuple[Layer, ...]) -> None:
+    """Raise UsageError if a layer is wrong in itself or does not fit the one before it."""
+    features: int | None = None  # of a step, or of a pooled sequence; None: not known yet
+    stage = "start"  # then "ids", "steps", "apart" (two directions side by side), "pooled"
+    for number, layer in enumerate(layers):
+        check_layer(layer)
+        name = f"layers[{number}] ({_NAMES[type(layer)]})"
+        if isinstance(layer, WordDropout | Embedding):
+            if stage not in ("start", "ids"):
+                raise UsageError(f"{name} reads token ids, but the layers before it give vectors.")
+            stage, features = ("steps", layer.size) if isinstance(layer, Embedding) else ("ids", None)
+            continue
+        if stage == "ids":
+            raise UsageError(
+                f"{name} reads vectors, but the layers before it give token ids.", "Put an embedding there."
+            )
+        if stage == "apart" and not isinstance(layer, Pooling | Dropout):
+            raise UsageError(f"{name} cannot read two directions kept apart (merge_mode None); only pooling can.")
+        if stage == "pooled" and isinstance(layer, Convolution | Recurrent | Pooling):
+            raise UsageError(f"{name} reads sequences, but the layers before it give one vector per sequence.")
+        stage = "steps" if stage == "start" else stage
+        if isinstance(layer, Dropout):
+            continue
+        if features is not None and layer.input_size != features:
+            raise UsageError(
+                f"{name}.input_size is {layer.input_size}, but the layer before gives {features} features."
+            )
+        features = layer.output_size
+        if isinstance(layer, Pooling):
+            stage = "pooled"
+        elif isinstance(layer, Recurrent) and layer.bidirectional and layer.merge_mode is None:
+            stage = "apart"
+
+
+def weight_shapes_of(layer: Layer) -> dict[str, tuple[int, ...]]:
+    """Name every weight of one layer, with its shape, in a fixed order.
+
+    Names, shapes and gate order (i, f, g, o; r, z, n) are torch's, so state dicts interchange. The weights of attention
+    pooling are W, b and u of Yang et al. 2016 (NAACL, section 2.2).
+    """
+    if isinstance(layer, Embedding):
+        return {"weight": (layer.vocabulary_size, layer.size)}
+    if isinstance(layer, Convolution):
+        return {"weight": (layer.output_size, layer.input_size, layer.kernel_size), "bias": (layer.output_size,)}
+    if isinstance(layer, Linear):
+        return {"weight": (layer.output_size, layer.input_size), "bias": (layer.output_size,)}
+    if isinstance(layer, Pooling) and "attention" in layer.kinds:
+        size = layer.input_size
+        return {"attention_weight": (size, size), "attention_bias": (size,), "attention_query": (size,)}
+    if not isinstance(layer, Recurrent):
+        return {}
+    rows = {"lstm": 4, "gru": 3, "rnn": 1}[layer.cell] * layer.hidden_size
+    merged_size = layer.hidden_size * (2 if layer.bidirectional and layer.merge_mode in ("concat", None) else 1)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number in range(layer.num_layers):
+        for suffix in ("", "_reverse") if layer.bidirectional else ("",):
+            shapes[f"weight_ih_l{number}{suffix}"] = (rows, merged_size if number else layer.input_size)
+            shapes[f"weight_hh_l{number}{suffix}"] = (rows, layer.hidden_size)
+            shapes[f"bias_ih_l{number}{suffix}"] = (rows,)
+            shapes[f"bias_hh_l{number}{suffix}"] = (rows,)
+    return shapes
+
+
+def weight_shapes(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
+    """Name every weight of a model `layers.<index>.<parameter>`, with its shape."""
+    return {
+        f"layers.{number}.{name}": shape
+        for number, layer in enumerate(layers)
+        for name, shape in weight_shapes_of(layer).items()
+    }

@@ -1,0 +1,140 @@
+"""From a sequence of vectors to one vector: last, max, mean and attention pooling on `Ragged`.
+
+No padding: each kind is a reduction over the steps of a sequence. A sequence without steps gives zeros. Imports torch
+and `description`.
+
+References
+----------
+.. [1] Z. Yang et al.: Hierarchical Attention Networks for Document Classification. NAACL 2016, section 2.2, equations
+       5 to 7: additive attention (D. Bahdanau, K. Cho, Y. Bengio, ICLR 2015, arXiv 1409.0473) with one learned query.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bilstm import description
+from bilstm.data.ragged import Ragged
+from bilstm.errors import ShapeError
+from bilstm.layers.randomness import Randomness
+
+__all__ = ["Pooling", "last_steps", "segment_max", "segment_softmax", "segment_sum"]
+
+
+class Pooling(nn.Module):
+    """Turn each sequence into one vector; several kinds are concatenated in the given order.
+
+    Parameters
+    ----------
+    input_size : int
+    kinds : tuple of {"last", "max", "mean", "attention"}, default=("last",)
+    randomness : Randomness, optional
+        Initial attention weights are Glorot uniform, biases 0; the query is Glorot uniform as a row of a matrix.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        kinds: tuple[description.PoolingKind, ...] = ("last",),
+        *,
+        randomness: Randomness | None = None,
+    ):
+        super().__init__()
+        self.description = description.Pooling(input_size, tuple(kinds))
+        description.check_layer(self.description)
+        self.randomness = Randomness() if randomness is None else randomness
+        if "attention" in kinds:
+            self.attention_weight = nn.Parameter(torch.empty(input_size, input_size))
+            self.attention_bias = nn.Parameter(torch.zeros(input_size))
+            self.attention_query = nn.Parameter(torch.empty(input_size))
+            with torch.no_grad():
+                nn.init.xavier_uniform_(self.attention_weight, generator=self.randomness.generator)
+                nn.init.xavier_uniform_(self.attention_query[None], generator=self.randomness.generator)
+
+    def forward(self, batch: Ragged, final: Tensor | None = None) -> Tensor:
+        """Pool.
+
+        Parameters
+        ----------
+        batch : Ragged of values (total_steps, ...)
+            Axes after the first are read as one, `input_size` features together.
+        final : Tensor of shape (batch, ...), optional
+            Final states of a recurrent layer, for "last"; the last step of each sequence without it.
+
+        Returns
+        -------
+        Tensor of shape (batch, input_size * len(kinds))
+        """
+        batch = batch.with_values(batch.values.flatten(1))
+        if batch.values.shape[1] != self.description.input_size:
+            raise ShapeError(f"pooling reads {self.description.input_size} features, got {batch.values.shape[1]}.")
+        parts = []
+        for kind in self.description.kinds:
+            if kind == "last":
+                parts.append(last_steps(batch) if final is None else final.flatten(1))
+            elif kind == "max":
+                parts.append(segment_max(batch))
+            elif kind == "mean":
+                counts = _lengths(batch).clamp(min=1).to(batch.values.dtype)
+                parts.append(segment_sum(batch) / counts[:, None])
+            else:
+                weights = self.attention_weights(batch)
+                parts.append(segment_sum(batch.with_values(weights.values[:, None] * batch.values)))
+        return torch.cat(parts, dim=1)
+
+    def attention_weights(self, batch: Ragged) -> Ragged:
+        """Return how much each step counts, shape (total_steps,); those of a sequence add up to 1."""
+        projected = torch.tanh(nn.functional.linear(batch.values, self.attention_weight, self.attention_bias))  # eq. 5
+        return segment_softmax(batch.with_values(projected @ self.attention_query))  # equation 6
+
+
+def last_steps(batch: Ragged) -> Tensor:
+    """Take the last step of each sequence: (total_steps, size) -> (batch, size)."""
+    lengths = _lengths(batch)
+    rows = lengths.nonzero().squeeze(1)
+    last = torch.as_tensor(batch.offsets, device=lengths.device)[1:].index_select(0, rows) - 1
+    empty = batch.values.new_zeros(len(batch), *batch.values.shape[1:])
+    return empty.index_copy(0, rows, batch.values.index_select(0, last))
+
+
+def segment_sum(batch: Ragged) -> Tensor:
+    """Add up the steps of each sequence: (total_steps, ...) -> (batch, ...)."""
+    empty = batch.values.new_zeros(len(batch), *batch.values.shape[1:])
+    return empty.index_add(0, _sequence_of_step(batch), batch.values)
+
+
+def segment_max(batch: Ragged) -> Tensor:
+    """Take the largest value of each feature over a sequence: (total_steps, size) -> (batch, size).
+
+    The gradient goes to one step, the first found, also when several are equally large.
+    """
+    values = batch.values
+    lengths = _lengths(batch)
+    rows = lengths.nonzero().squeeze(1)
+    empty = values.new_zeros(len(batch), values.shape[1])
+    if not len(rows):
+        return empty
+    with torch.no_grad():  # the place of the maximum has no gradient; the value taken from there has
+        parts = values.detach().split(lengths.tolist())
+        places = torch.stack([part.max(dim=0).indices for part in parts if len(part)])
+        places += torch.as_tensor(batch.offsets, device=lengths.device)[:-1].index_select(0, rows)[:, None]
+    return empty.index_copy(0, rows, values.gather(0, places))
+
+
+def segment_softmax(batch: Ragged) -> Ragged:
+    """Exponentiate and normalise over each sequence: scores (total_steps,) -> weights (total_steps,)."""
+    step_rows = _sequence_of_step(batch)
+    largest = segment_max(batch.with_values(batch.values.detach()[:, None])).squeeze(1)
+    powers = torch.exp(batch.values - largest.index_select(0, step_rows))
+    totals = segment_sum(batch.with_values(powers))
+    return batch.with_values(powers / totals.index_select(0, step_rows))
+
+
+def _lengths(batch: Ragged) -> Tensor:
+    return torch.as_tensor(batch.lengths, device=batch.values.device)
+
+
+def _sequence_of_step(batch: Ragged) -> Tensor:
+    lengths = _lengths(batch)
+    return torch.arange(len(batch), device=lengths.device).repeat_interleave(lengths)
