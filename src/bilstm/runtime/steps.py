@@ -1,0 +1,111 @@
+"""Layers that act on single steps or reduce a sequence, with numpy: embedding, convolution, linear, pooling.
+
+Each function does what the torch module of the same name does in evaluation mode; a test holds them equal. Imports
+numpy, `data.ragged`, `description` and `errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from bilstm import description
+from bilstm.data.ragged import Ragged
+from bilstm.errors import ShapeError
+
+__all__ = ["convolve", "embed", "map_linear", "pool", "sigmoid"]
+
+Weights = Mapping[str, np.ndarray]
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), written with tanh because that cannot overflow."""
+    return np.float32(0.5) * (np.tanh(np.float32(0.5) * values) + np.float32(1.0))
+
+
+def _relu(values: np.ndarray) -> np.ndarray:
+    return np.maximum(values, np.float32(0.0))
+
+
+def _unchanged(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": _unchanged,
+    "relu": _relu,
+    "tanh": np.tanh,
+    "sigmoid": sigmoid,
+}
+
+
+def embed(batch: Ragged, layer: description.Embedding, weights: Weights) -> Ragged:
+    """Look up one vector per token id: (steps,) -> (steps, size).
+
+    Raises
+    ------
+    ShapeError
+        If ids are not integers, or one is no row of the table; the message names the first and its sequence.
+    """
+    ids = batch.values
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ShapeError(f"token ids must be integers of shape (steps,), got {ids.dtype} of shape {ids.shape}.")
+    wrong = np.flatnonzero((ids < 0) | (ids >= layer.vocabulary_size))
+    if len(wrong):
+        step = int(wrong[0])
+        row = int(np.searchsorted(batch.offsets, step, side="right")) - 1
+        place = f"sequence {row}, step {step - int(batch.offsets[row])}"
+        raise ShapeError(f"token ids must be 0 to {layer.vocabulary_size - 1}, found {ids[step]} in {place}.")
+    return batch.with_values(weights["weight"][ids])
+
+
+def map_linear(values: np.ndarray, layer: description.Linear, weights: Weights) -> np.ndarray:
+    """Map the last axis: activation(W x + b)."""
+    return _ACTIVATIONS[layer.activation](values @ weights["weight"].T + weights["bias"])
+
+
+def convolve(batch: Ragged, layer: description.Convolution, weights: Weights) -> Ragged:
+    """Convolve over time with zeros beyond both ends: (steps, input_size) -> (steps, output_size)."""
+    values = batch.values
+    gap, left = layer.kernel_size // 2, (layer.kernel_size - 1) // 2
+    sequence = np.repeat(np.arange(len(batch)), batch.lengths)
+    places = np.arange(len(values)) + (sequence + 1) * gap  # `gap` zero steps around each sequence
+    spaced = np.zeros((len(values) + (len(batch) + 1) * gap, values.shape[1]), dtype=values.dtype)
+    spaced[places] = values
+    windows = len(spaced) - layer.kernel_size + 1
+    if windows <= 0 or not len(values):
+        return batch.with_values(np.zeros((0, layer.output_size), dtype=values.dtype))
+    sums = np.broadcast_to(weights["bias"], (windows, layer.output_size))
+    for place in range(layer.kernel_size):
+        sums = sums + spaced[place : place + windows] @ weights["weight"][:, :, place].T
+    return batch.with_values(_ACTIVATIONS[layer.activation](sums[places - left]))
+
+
+def pool(batch: Ragged, layer: description.Pooling, weights: Weights, final: np.ndarray | None) -> np.ndarray:
+    """Turn each sequence into one vector: (steps, input_size) -> (batch, input_size * len(kinds)).
+
+    `final` are the last states of a recurrent layer, for "last"; without them it is the last step.
+    """
+    pooled = np.zeros((len(batch), len(layer.kinds), layer.input_size), dtype=np.float32)
+    scores = None
+    if "attention" in layer.kinds:
+        projected = np.tanh(batch.values @ weights["attention_weight"].T + weights["attention_bias"])
+        scores = projected @ weights["attention_query"]
+    for number, kind in enumerate(layer.kinds):
+        if kind == "last" and final is not None:
+            pooled[:, number] = final
+            continue
+        for row in np.flatnonzero(batch.lengths):
+            start, end = batch.offsets[row], batch.offsets[row + 1]
+            steps = batch.values[start:end]
+            if kind == "last":
+                pooled[row, number] = steps[-1]
+            elif kind == "max":
+                pooled[row, number] = steps.max(axis=0)
+            elif kind == "mean":
+                pooled[row, number] = steps.sum(axis=0) / np.float32(len(steps))
+            elif scores is not None:
+                powers = np.exp(scores[start:end] - scores[start:end].max())
+                pooled[row, number] = (powers / powers.sum()) @ steps
+    return pooled.reshape(len(batch), layer.output_size)
