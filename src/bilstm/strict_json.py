@@ -57,6 +57,11 @@ def read_strict_json(data: bytes, where: str, max_bytes: int = 64 * 2**20) -> An
     except ValueError as error:  # malformed JSON, other than UTF-8, a number of thousands of digits
         raise ModelFolderError(f"{where}: not valid JSON: {error}.") from error
     _check_depth(value, where)
+    if b"\\u" in data:  # an escape can name half of a surrogate pair, which is no text and cannot be written again
+        try:
+            write_json(value)
+        except UnicodeEncodeError as error:
+            raise ModelFolderError(f"{where}: holds text that is not Unicode.") from error
     return value
 
 
