@@ -1,0 +1,72 @@
+"""What the engine runs on this machine, and why: for `bilstm info` and for error messages."""
+
+from __future__ import annotations
+
+import os
+
+from bilstm.engine.library import KERNELS, PRECISIONS, library, status
+from bilstm.errors import UsageError
+
+__all__ = ["available_threads", "choose_kernel", "choose_precision", "describe", "kernels"]
+
+_TITLES = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "neon": "NEON", "portable": "portable"}
+_SHORT = {"bfloat16": "bf16", "float32": "float32", "float64": "float64"}
+
+
+def available_threads() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def kernels() -> dict[str, str | None]:
+    """Name every kernel, and for each None if it runs here, else one line why not.
+
+    Raises
+    ------
+    UsageError
+        If the native library is missing.
+    """
+    loaded = library()
+    reasons = {name: loaded.bilstm_kernel_missing(number) for name, number in KERNELS.items() if name != "auto"}
+    return {name: reason.decode() if reason is not None else None for name, reason in reasons.items()}
+
+
+def choose_precision(precision: str = "auto") -> str:
+    """Turn "auto" into "bfloat16" where AMX runs and "float32" elsewhere; other names are checked and returned."""
+    if precision == "auto":
+        return "bfloat16" if kernels()["amx"] is None else "float32"
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision must be auto, {', '.join(PRECISIONS)}; got {precision!r}.")
+    return precision
+
+
+def choose_kernel(kernel: str = "auto", precision: str = "float32") -> str:
+    """Return the kernel that runs for this choice.
+
+    Raises
+    ------
+    UsageError
+        If it cannot run here in that precision; the message says why. Never another one in silence.
+    """
+    if kernel not in KERNELS:
+        raise UsageError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}.")
+    loaded = library()
+    chosen = loaded.bilstm_choose_kernel(KERNELS[kernel], PRECISIONS[choose_precision(precision)])
+    if chosen < 0:
+        reason = kernels()[kernel] or f"it does not compute in {choose_precision(precision)}"
+        raise UsageError(f"Kernel {kernel} cannot run: {reason}.", "Use kernel auto or another precision.")
+    return loaded.bilstm_kernel_name(chosen).decode()
+
+
+def describe(kernel: str = "auto", precision: str = "auto", threads: int | None = None) -> str:
+    """Say in one line what would run and why, for example `AMX bf16, 2 threads (fastest kernel that runs here)`."""
+    found = status()
+    if not found.available:
+        return f"engine not available: {found.reason}"
+    chosen_precision = choose_precision(precision)
+    chosen = choose_kernel(kernel, chosen_precision)
+    count = threads if threads is not None else available_threads()
+    why = "chosen explicitly" if kernel != "auto" else "fastest kernel that runs here"
+    if precision == "auto" and kernel == "auto" and chosen_precision == "float32":
+        why += f"; no bfloat16: {kernels()['amx']}"
+    return f"{_TITLES[chosen]} {_SHORT[chosen_precision]}, {count} thread{'s' if count != 1 else ''} ({why})"
