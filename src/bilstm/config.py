@@ -1,7 +1,7 @@
 """Settings of a run: frozen dataclasses whose fields say their help, unit, range and flag.
 
 From one dataclass come the command line flags, the keys of a TOML file, the table in the docs and the checks. A task
-composes `TrainConfig` with its own fields, by inheritance or with `section`. Imports only `errors`.
+composes `TrainConfig` with its own fields, by inheritance or as a section. Imports only `errors`.
 
 Examples
 --------
@@ -9,7 +9,7 @@ Examples
 >>> @dataclass(frozen=True)
 ... class Config(Settings):
 ...     rate: float = field(0.1, help="Share of words dropped.", minimum=0.0, below=1.0)
-...     train: TrainConfig = section(TrainConfig, help="Training.")
+...     train: TrainConfig = field(default_factory=TrainConfig, help="Training.")
 >>> from_mapping(Config, {"rate": 0.2, "train": {"seed": 7}}).train.seed
 7
 >>> [setting.flag for setting in describe(Config)][:2]
@@ -42,7 +42,6 @@ __all__ = [
     "parse_text",
     "read_toml",
     "resolve",
-    "section",
     "to_mapping",
     "to_toml",
 ]
@@ -131,6 +130,7 @@ def field(
     default: Any = dataclasses.MISSING,
     *,
     help: str,
+    default_factory: Any = dataclasses.MISSING,
     unit: str | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
@@ -139,7 +139,12 @@ def field(
     flag: str | None = None,
     changes_result: bool = True,
 ) -> Any:
-    """Declare a field of a settings dataclass; see `Setting` for the parameters."""
+    """Declare a field of a settings dataclass; see `Setting` for the parameters.
+
+    With `default_factory`, another settings dataclass, the field is a section: a table of its own in TOML.
+    """
+    if default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=default_factory, metadata={"section": help})
     details = {
         "help": help,
         "unit": unit,
@@ -151,11 +156,6 @@ def field(
         "changes_result": changes_result,
     }
     return dataclasses.field(default=default, metadata={"setting": details})
-
-
-def section(settings_type: type, *, help: str) -> Any:
-    """Declare a field that holds another settings dataclass; in TOML it is a table of that name."""
-    return dataclasses.field(default_factory=settings_type, metadata={"section": help})
 
 
 @dataclass(frozen=True)
@@ -253,6 +253,11 @@ def from_mapping(
     UsageError
         For an unknown key (the nearest known one is named), a wrong type or a value out of range.
     """
+    return _from_mapping(settings_type, mapping, source, base, "")
+
+
+def _from_mapping(settings_type: type[T], mapping: Mapping[str, Any], source: str, base: T | None, prefix: str) -> T:
+    """Do `from_mapping`; `prefix` is the dotted path of the section that `mapping` is."""
     sections = _sections(settings_type)
     own = _own_settings(settings_type)
     values: dict[str, Any] = {}
@@ -261,22 +266,24 @@ def from_mapping(
         head, _, rest = str(key).partition(".")
         if head in sections:
             if not rest and not isinstance(value, Mapping):
-                raise UsageError(f"{source}: {head} is a section with its own settings, got {value!r}.")
+                raise UsageError(f"{source}: {prefix}{head} is a section with its own settings, got {value!r}.")
             nested.setdefault(head, {}).update({rest: value} if rest else value)
         elif key in own:
-            values[key] = _checked(own[key], value, source)
+            values[key] = _checked(dataclasses.replace(own[key], name=prefix + key), value, source)
         else:
-            raise _unknown_key(settings_type, str(key), source)
+            raise _unknown_key(settings_type, prefix, str(key), source)
     for name, part in nested.items():
-        values[name] = from_mapping(sections[name], part, source, getattr(base, name) if base is not None else None)
+        inner = getattr(base, name) if base is not None else None
+        values[name] = _from_mapping(sections[name], part, source, inner, f"{prefix}{name}.")
     return dataclasses.replace(base, **values) if base is not None else settings_type(**values)  # type: ignore[type-var]
 
 
-def _unknown_key(settings_type: type, key: str, source: str) -> UsageError:
-    settings = describe(settings_type)
+def _unknown_key(settings_type: type, prefix: str, key: str, source: str) -> UsageError:
+    settings = describe(settings_type, prefix)
     known = [setting.flag for setting in settings] if source == FLAGS else [setting.name for setting in settings]
-    shown = "--" + key.replace("_", "-") if source == FLAGS else key
-    nearest = difflib.get_close_matches(shown.replace("-", "_") if source != FLAGS else shown, known, 1, 0.5)
+    shown = "--" + key.replace("_", "-") if source == FLAGS else prefix + key
+    written = shown if source == FLAGS else shown.replace("-", "_")
+    nearest = difflib.get_close_matches(written, known, 1, 0.5)
     hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known are: {', '.join(known)}."
     return UsageError(f"{source}: unknown setting {shown!r}.", hint)
 
