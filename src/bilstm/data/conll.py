@@ -127,7 +127,7 @@ class _Columns:
 
     def _cut(self, line: str) -> list[str]:
         if self.has_tabs and "\t" in line:
-            return line.rstrip(" ").split("\t")
+            return [field.strip(" ") for field in line.split("\t")]
         return _SPACES.split(line.strip(" \t"))
 
     def _names_of(self, lines: Iterable[str]) -> list[str]:
