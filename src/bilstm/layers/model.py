@@ -19,6 +19,7 @@ from bilstm.layers.convolution import Convolution
 from bilstm.layers.dropout import Dropout
 from bilstm.layers.embedding import Embedding, WordDropout
 from bilstm.layers.linear import Linear
+from bilstm.layers.padding import host_offsets
 from bilstm.layers.pooling import Pooling
 from bilstm.layers.randomness import Randomness
 from bilstm.layers.recurrent import Recurrent
@@ -98,7 +99,8 @@ class Model(nn.Module):
 
     def _as_tensors(self, batch: Ragged) -> Ragged:
         device = next(iter(self.parameters())).device
-        return Ragged(torch.as_tensor(batch.values, device=device), torch.as_tensor(batch.offsets))
+        offsets = torch.from_numpy(host_offsets(batch))
+        return Ragged(torch.as_tensor(batch.values, device=device), offsets)
 
 
 def build_model(

@@ -12,11 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LiveOrder", "PaddedGroup", "length_groups", "live_order", "padded_groups"]
+from bilstm.data.ragged import Ragged, check_offsets
+
+__all__ = ["LiveOrder", "PaddedGroup", "host_offsets", "length_groups", "live_order", "padded_groups"]
 
 # A group may hold this many times the steps that it really has; below FREE_CELLS nothing is worth a second call.
 _LARGEST_WASTE = 1.5
 _FREE_CELLS = 4096
+
+
+def host_offsets(batch: Ragged) -> np.ndarray:
+    """Return the offsets of a batch as a checked numpy array.
+
+    Raises
+    ------
+    ShapeError
+        If the offsets do not describe the values.
+    """
+    offsets = batch.offsets
+    offsets = offsets.detach().cpu().numpy() if isinstance(offsets, Tensor) else np.asarray(offsets)
+    check_offsets(offsets, len(batch.values))
+    return offsets
 
 
 def length_groups(lengths: np.ndarray) -> list[np.ndarray]:

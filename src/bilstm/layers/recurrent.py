@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bilstm import description
-from bilstm.data.ragged import Ragged, check_offsets
+from bilstm.data.ragged import Ragged
 from bilstm.errors import ShapeError
+from bilstm.layers.padding import host_offsets
 from bilstm.layers.randomness import Randomness
 from bilstm.layers.recurrent_backends import (
     BACKENDS,
@@ -170,7 +170,7 @@ class Recurrent(nn.Module):
         UsageError
             If the backend cannot run; the message says why.
         """
-        offsets = _host_offsets(batch)
+        offsets = host_offsets(batch)
         states = self._initial_states(batch, h_0, c_0)
         chosen = choose_backend(self.backend, batch.values, self.description, self.precision)
         masked = self.training and self.description.variational_dropout > 0
@@ -274,11 +274,3 @@ def merge_directions(directions: list[Tensor], mode: description.MergeMode) -> T
     if mode == "ave":
         return (forward + backward) / 2
     return torch.stack([forward, backward], dim=-2)
-
-
-def _host_offsets(batch: Ragged) -> np.ndarray:
-    """Return the offsets as a checked numpy array."""
-    offsets = batch.offsets
-    offsets = offsets.detach().cpu().numpy() if isinstance(offsets, Tensor) else np.asarray(offsets)
-    check_offsets(offsets, len(batch.values))
-    return offsets
