@@ -14,6 +14,8 @@ __all__ = [
     "Event",
     "Listener",
     "Note",
+    "PhaseDone",
+    "PhaseStarted",
     "StepDone",
     "TrainingEnded",
 ]
@@ -105,6 +107,21 @@ class Note:
 
 
 @dataclass(frozen=True)
+class PhaseStarted:
+    """A task begins a phase of its work, for example "linear baseline"."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class PhaseDone:
+    """A phase has ended."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class TrainingEnded:
     """The loop has ended."""
 
@@ -114,5 +131,15 @@ class TrainingEnded:
     seconds: float
 
 
-Event = EpochStarted | StepDone | EvaluationStarted | CheckpointStarted | EpochDone | Note | TrainingEnded
+Event = (
+    EpochStarted
+    | StepDone
+    | EvaluationStarted
+    | CheckpointStarted
+    | EpochDone
+    | Note
+    | PhaseStarted
+    | PhaseDone
+    | TrainingEnded
+)
 Listener = Callable[[Event], None]

@@ -76,6 +76,10 @@ class ProgressPrinter:
             self._say(epoch_line(event.row, event.max_epochs, event.is_best, self.score_name))
         elif isinstance(event, events.Note):
             self._say(event.text)
+        elif isinstance(event, events.PhaseStarted):
+            self._say(f"{event.name} ...")
+        elif isinstance(event, events.PhaseDone):
+            self._say(f"{event.name}: {event.seconds:.1f} s")
         elif isinstance(event, events.TrainingEnded):
             self.close()
             self._say(_end_line(event, self.score_name))

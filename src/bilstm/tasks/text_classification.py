@@ -1,0 +1,296 @@
+"""Text classification: texts and labels in, a model that names classes out.
+
+Order of the file: settings, the model as it runs (encode, logits, decode, score), description of its layers. How it is
+trained stands in `text_training.py`. Labels may be two classes, many classes, several labels per text, or numbers;
+`data.labels.LabelSet` says which. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bilstm import config as settings
+from bilstm import description
+from bilstm.config import TrainConfig
+from bilstm.data.batching import ordered_batches
+from bilstm.data.labels import LabelSet
+from bilstm.data.ragged import Ragged
+from bilstm.data.vocabulary import IdEncoder, TextEncoder, encoder_from_config
+from bilstm.description import Layer
+from bilstm.errors import ModelFolderError, UsageError
+from bilstm.metrics import (
+    apply_temperature,
+    evaluate_classification,
+    evaluate_multilabel,
+    evaluate_regression,
+)
+from bilstm.runtime.model import Model as RuntimeModel
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["TASK", "Config", "TextModel", "describe_model", "output_count"]
+
+TASK = "text-classification"
+Texts = Sequence[str] | Ragged  # a Ragged holds word ids, as Keras' files do
+
+BATCH_ROWS, BATCH_STEPS = 256, 32_768  # of prediction: enough to keep the cores busy, little memory
+
+
+# ---- settings--
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    """Settings of a text classifier: those of training, and of the model."""
+
+    max_epochs: int = settings.field(8, help="Passes over the training data at most.", minimum=1, maximum=100_000)
+    batch_size: int = settings.field(64, help="Texts per batch at most.", unit="rows", minimum=1, maximum=1_000_000)
+    batch_steps: int | None = settings.field(
+        12_000, help="Words of all texts of a batch together at most.", unit="steps", minimum=1, maximum=2**40
+    )
+    learning_rate: float = settings.field(
+        0.002, help="Step size of the optimizer at its peak.", above=0.0, maximum=100.0
+    )
+    schedule: Literal["constant", "linear", "cosine", "one-cycle"] = settings.field(
+        "linear", help="How the learning rate falls after the warm-up."
+    )
+    warmup: float | None = settings.field(
+        0.05, help="Share of the run during which the learning rate rises.", minimum=0.0, below=1.0
+    )
+    average_decay: float | None = settings.field(
+        0.998, help="Decay of the running mean of weights that is evaluated and kept.", above=0.0, below=1.0
+    )
+    adversarial_norm: float | None = settings.field(
+        1.5,
+        help="Norm of the adversarial change of a text's embeddings; none: only the texts as they are.",
+        above=0.0,
+    )
+    tokenizer: Literal["words", "characters", "byte-pairs"] = settings.field(
+        "words", help="What a step of a sequence is; byte-pairs needs the extra `text`."
+    )
+    lowercase: bool = settings.field(True, help="Read capital letters as small ones.")
+    vocabulary_size: int = settings.field(30_000, help="Most frequent tokens that are known.", minimum=2, maximum=10**7)
+    min_count: int = settings.field(2, help="Tokens that occur less often in training are unknown.", minimum=1)
+    max_length: int | None = settings.field(None, help="Tokens a text keeps; none: all.", unit="tokens", minimum=1)
+    keep: Literal["head", "tail", "both"] = settings.field("head", help="Which tokens of a longer text are kept.")
+    dev_share: float = settings.field(
+        0.1, help="Share of the training rows that choose the epoch and the temperature.", above=0.0, below=1.0
+    )
+    embedding_size: int = settings.field(128, help="Features of a word vector.", minimum=1, maximum=65_536)
+    vectors: Literal["in-domain", "random"] = settings.field(
+        "in-domain", help="Where word vectors start: learned first from the training texts, or random."
+    )
+    vector_epochs: int = settings.field(5, help="Passes that learn in-domain word vectors.", minimum=1, maximum=1000)
+    convolution_size: int | None = settings.field(
+        None, help="Features of a convolution before the recurrent layers; none: no convolution.", minimum=1
+    )
+    kernel_size: int = settings.field(3, help="Steps a convolution sees.", minimum=1, maximum=1001)
+    cell: Literal["lstm", "gru", "rnn", "none"] = settings.field(
+        "lstm", help="Recurrent cell; none: a feed-forward model over the pooled word vectors."
+    )
+    hidden_size: int = settings.field(128, help="Units of a recurrent layer, per direction.", minimum=1, maximum=65_536)
+    num_layers: int = settings.field(1, help="Recurrent layers on top of each other.", minimum=1, maximum=64)
+    layer_sizes: tuple[int, ...] | None = settings.field(
+        None, help="Units of each recurrent layer, where they differ; overrides hidden-size and num-layers.", minimum=1
+    )
+    bidirectional: bool = settings.field(True, help="Read the texts backwards too.")
+    merge_mode: Literal["concat", "sum", "mul", "ave"] = settings.field("concat", help="How the directions are joined.")
+    pooling: tuple[str, ...] = settings.field(
+        ("max", "mean"), help="How steps become one vector: last, max, mean, attention, joined by commas."
+    )
+    dense_size: int | None = settings.field(
+        None, help="Units of a relu layer before the output; none: no such layer.", minimum=1
+    )
+    word_dropout: float = settings.field(0.4, help="Share of words made unknown in training.", minimum=0.0, below=1.0)
+    embedding_dropout: float = settings.field(
+        0.2, help="Share of vector features dropped, the same for a whole text.", minimum=0.0, below=1.0
+    )
+    dropout: float = settings.field(
+        0.5, help="Share of features dropped before the output and between layers.", minimum=0.0, below=1.0
+    )
+    variational_dropout: float = settings.field(
+        0.0, help="Share of recurrent units dropped, the same at every step.", minimum=0.0, below=1.0
+    )
+    weight_dropout: float = settings.field(0.0, help="Share of recurrent weights dropped.", minimum=0.0, below=1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = ("last", "max", "mean", "attention")
+        for kind in self.pooling:
+            if kind not in known:
+                raise UsageError(f"pooling must be of {', '.join(known)}, got {kind!r}.")
+        if not self.pooling or len(set(self.pooling)) < len(self.pooling):
+            raise UsageError(f"pooling must name one kind at least and each once, got {','.join(self.pooling)!r}.")
+
+
+# ---- the model as it runs ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TextModel:
+    """A trained text classifier without torch: what predicts, evaluates and is saved.
+
+    Parameters
+    ----------
+    encoder : TextEncoder or IdEncoder
+    labels : LabelSet
+    model : runtime.Model
+        Ragged ids -> logits (rows, outputs): one output for two classes and for numbers.
+    weights : dict of str to ndarray
+    temperature : float
+        Divides the logits of classes; fitted on the development part.
+    shift, scale : float
+        Numbers are trained as (number - shift) / scale.
+    """
+
+    encoder: TextEncoder | IdEncoder
+    labels: LabelSet
+    model: RuntimeModel
+    weights: dict[str, np.ndarray]
+    temperature: float = 1.0
+    shift: float = 0.0
+    scale: float = 1.0
+
+    def logits(self, texts: Texts) -> np.ndarray:
+        """Return logits of texts, shape (rows, outputs), float32."""
+        ids = self.encoder.encode(texts)  # type: ignore[arg-type]
+        return self.logits_of_ids(ids)
+
+    def logits_of_ids(self, ids: Ragged) -> np.ndarray:
+        """Return logits of encoded texts, shape (rows, outputs), float32; batches of similar length are formed here."""
+        outputs = np.zeros((len(ids), output_count(self.labels)), dtype=np.float32)
+        for rows in ordered_batches(ids.lengths, max_rows=BATCH_ROWS, max_steps=BATCH_STEPS):
+            outputs[rows] = self.model.run(ids.select(rows))
+        return outputs
+
+    def decode(self, logits: np.ndarray) -> np.ndarray:
+        """Turn logits into probabilities (rows, classes), float64; for numbers into the numbers, shape (rows,)."""
+        kind = self.labels.kind
+        if kind == "regression":
+            return logits[:, 0].astype(np.float64) * self.scale + self.shift
+        if kind == "binary":
+            positive = apply_temperature(logits[:, 0], self.temperature)
+            return np.stack([1.0 - positive, positive], axis=1)
+        return apply_temperature(logits, self.temperature, multilabel=kind == "multilabel")
+
+    def predict_proba(self, texts: Texts) -> np.ndarray:
+        """Return probabilities (rows, classes or labels), float64; for numbers the numbers, shape (rows,)."""
+        return self.decode(self.logits(texts))
+
+    def score(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+        """Score decoded outputs against targets; the result is ready for JSON (see `bilstm.metrics`)."""
+        if self.labels.kind == "regression":
+            return evaluate_regression(outputs, targets)
+        if self.labels.kind == "multilabel":
+            return evaluate_multilabel(outputs, targets, self.labels.names)
+        return evaluate_classification(outputs, targets, self.labels.names)
+
+    def to_config(self) -> dict[str, Any]:
+        """Write everything but weights and vocabulary as plain JSON values."""
+        return {
+            "task": TASK,
+            "layers": description.layers_to_config(self.model.description),
+            "labels": self.labels.to_config(),
+            "temperature": self.temperature,
+            "shift": self.shift,
+            "scale": self.scale,
+        }
+
+    @classmethod
+    def from_folder(cls, config: dict[str, Any], weights: dict[str, np.ndarray], files: dict[str, bytes]) -> TextModel:
+        """Read back what `to_config` and the file vocabulary.json hold.
+
+        Raises
+        ------
+        ModelFolderError
+            For anything that does not fit.
+        """
+        if "vocabulary.json" not in files:
+            raise ModelFolderError("the model folder has no vocabulary.json.")
+        numbers = {}
+        for name in ("temperature", "shift", "scale"):
+            value = config.get(name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or (name != "shift" and value <= 0):
+                raise ModelFolderError(f"config.json: {name} must be a number, got {value!r}.")
+            numbers[name] = float(value)
+        layers = description.layers_from_config(config.get("layers"))
+        labels = LabelSet.from_config(config.get("labels"))
+        encoder = encoder_from_config(files["vocabulary.json"].decode("utf-8"))
+        outputs = getattr(layers[-1], "output_size", None) if layers else None
+        if outputs != output_count(labels):
+            raise ModelFolderError(
+                f"config.json: the layers give {outputs} outputs, the labels need {output_count(labels)}."
+            )
+        return cls(encoder, labels, RuntimeModel(layers, weights), weights, **numbers)
+
+
+def output_count(labels: LabelSet) -> int:
+    """Return how many logits the labels need: one for two classes and for numbers, else one a class or label."""
+    return 1 if labels.kind in ("binary", "regression") else len(labels.names)
+
+
+# ---- description ---------------------------------------------------------------------------------------------------
+
+
+def describe_model(config: Config, vocabulary_size: int, outputs: int) -> tuple[Layer, ...]:
+    """List the layers that the settings ask for, from token ids to `outputs` logits."""
+    layers: list[Layer] = []
+    if config.word_dropout:
+        layers.append(description.WordDropout(config.word_dropout))
+    layers.append(description.Embedding(vocabulary_size, config.embedding_size))
+    features = config.embedding_size
+    if config.embedding_dropout:
+        layers.append(description.Dropout(config.embedding_dropout, variational=True))
+    if config.convolution_size:
+        layers.append(description.Convolution(features, config.convolution_size, config.kernel_size))
+        features = config.convolution_size
+    recurrent = _describe_recurrent(config, features) if config.cell != "none" else []
+    layers += recurrent
+    if recurrent:
+        features = recurrent[-1].output_size  # type: ignore[union-attr]
+    pooling = description.Pooling(features, config.pooling)  # type: ignore[arg-type]
+    layers.append(pooling)
+    features = pooling.output_size
+    if config.dropout:
+        layers.append(description.Dropout(config.dropout))
+    if config.dense_size:
+        layers.append(description.Linear(features, config.dense_size, "relu"))
+        features = config.dense_size
+        if config.dropout:
+            layers.append(description.Dropout(config.dropout))
+    layers.append(description.Linear(features, outputs))
+    return tuple(layers)
+
+
+def _describe_recurrent(config: Config, features: int) -> list[Layer]:
+    shared: dict[str, Any] = {
+        "cell": config.cell,
+        "bidirectional": config.bidirectional,
+        "merge_mode": config.merge_mode,
+        "variational_dropout": config.variational_dropout,
+        "weight_dropout": config.weight_dropout,
+    }
+    if config.layer_sizes is None:
+        dropout = config.dropout if config.num_layers > 1 else 0.0
+        return [
+            description.Recurrent(
+                input_size=features,
+                hidden_size=config.hidden_size,
+                num_layers=config.num_layers,
+                dropout=dropout,
+                **shared,
+            )
+        ]
+    layers: list[Layer] = []
+    for number, size in enumerate(config.layer_sizes):
+        if number and config.dropout:
+            layers.append(description.Dropout(config.dropout))
+        layer = description.Recurrent(input_size=features, hidden_size=size, **shared)
+        layers.append(layer)
+        features = layer.output_size
+    return layers

@@ -1,0 +1,405 @@
+"""How a text classifier is trained: development part, encoder, linear baseline, word vectors, the loop, calibration.
+
+The second half of `text_classification.py`. Imports torch and scikit-learn only inside the functions, so that a
+machine that only predicts never needs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bilstm import description
+from bilstm.data.batching import epoch_batches, ordered_batches
+from bilstm.data.labels import LabelSet
+from bilstm.data.ragged import Ragged
+from bilstm.data.splitting import split_rows
+from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
+from bilstm.data.vocabulary import IdEncoder, TextEncoder
+from bilstm.description import Layer
+from bilstm.errors import DataError, MissingExtraError
+from bilstm.metrics import fit_temperature
+from bilstm.metrics.multilabel import micro_f1
+from bilstm.runtime.model import Model as RuntimeModel
+from bilstm.tasks.text_classification import (
+    BATCH_ROWS,
+    BATCH_STEPS,
+    Config,
+    TextModel,
+    Texts,
+    describe_model,
+    output_count,
+)
+
+if TYPE_CHECKING:
+    from bilstm.evaluation.baseline import LinearBaseline
+    from bilstm.training.events import Listener
+    from bilstm.training.loop import TrainResult
+
+__all__ = ["Outcome", "fit"]
+
+FEW_ROWS = 1_000  # below it a word that stands once may still be the only sign of its class
+
+
+@dataclass
+class Outcome:
+    """What `fit` gives: the model, and everything the report says about how it came about.
+
+    Parameters
+    ----------
+    model : TextModel
+    result : TrainResult
+    baseline : LinearBaseline or None
+    train_rows, dev_rows : ndarray of int64
+        Rows of the given texts that trained, and that chose; `dev_rows` is empty if a validation part was given.
+    dev_targets, dev_outputs, dev_logits : ndarray
+        Of the development part, in the order of its rows.
+    dev_metrics, baseline_metrics : dict
+    seconds : dict of str to float
+        Wall time of each phase.
+    notes : list of str
+    """
+
+    model: TextModel
+    result: TrainResult
+    baseline: LinearBaseline | None
+    train_rows: np.ndarray
+    dev_rows: np.ndarray
+    dev_targets: np.ndarray
+    dev_outputs: np.ndarray
+    dev_logits: np.ndarray
+    dev_metrics: dict[str, Any]
+    baseline_metrics: dict[str, Any] | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def fit(
+    texts: Texts,
+    targets: np.ndarray,
+    labels: LabelSet,
+    config: Config,
+    *,
+    valid: tuple[Texts, np.ndarray] | None = None,
+    baseline: bool = True,
+    checkpoint: str | None = None,
+    resume: bool = False,
+    progress: Listener | None = None,
+) -> Outcome:
+    """Train a classifier.
+
+    Parameters
+    ----------
+    texts : sequence of str, or Ragged of word ids
+    targets : ndarray
+        `labels.encode` of the labels.
+    labels : LabelSet
+    config : Config
+    valid : (texts, targets), optional
+        Development part; by default a stratified share `config.dev_share` of the rows, drawn with `config.seed`.
+    baseline : bool, default=True
+        Fit the linear n-gram model too.
+    checkpoint, resume, progress
+        As in `training.train`.
+
+    Raises
+    ------
+    DataError
+        If there are too few rows to split, or no words.
+    MissingExtraError
+        If torch is not installed.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("Training needs torch.", "pip install 'bilstm[train]'") from error
+    from bilstm.training import events
+
+    tell = progress or (lambda event: None)
+    clock = _Clock(tell)
+    train_rows, dev_rows = _development_part(len(texts), targets, labels, config, valid is not None)
+    train_texts, train_targets = _take(texts, train_rows), targets[train_rows]
+    dev_texts, dev_targets = valid if valid is not None else (_take(texts, dev_rows), targets[dev_rows])
+    if len(dev_targets) == 0:
+        raise DataError("the development part has no rows.", "Give more rows, or a file with --valid.")
+
+    with clock.phase("encode"):
+        encoder, train_ids = _build_encoder(train_texts, config)
+        dev_ids = encoder.encode(dev_texts)  # type: ignore[arg-type]
+    linear, linear_metrics = None, None
+    if baseline:
+        with clock.phase("linear baseline"):
+            linear = _fit_baseline(train_texts, train_targets, dev_texts, dev_targets, labels, config.seed)
+            for note in linear.notes:
+                tell(events.Note(note))
+    shift, scale = _standardisation(train_targets, labels)
+    with clock.phase("BiLSTM" if config.cell == "lstm" and config.bidirectional else "model"):
+        layers, weights, result = _train_layers(
+            _Part(train_ids, (train_targets - shift) / scale if labels.kind == "regression" else train_targets),
+            _Part(dev_ids, (dev_targets - shift) / scale if labels.kind == "regression" else dev_targets),
+            encoder, labels, config, checkpoint, resume, tell, clock,
+        )  # fmt: skip
+    model = TextModel(encoder, labels, RuntimeModel(layers, weights), weights, shift=shift, scale=scale)
+    with clock.phase("evaluate"):
+        dev_logits = model.logits_of_ids(dev_ids)
+        notes = []
+        if labels.kind != "regression":
+            fitted = fit_temperature(dev_logits[:, 0] if labels.kind == "binary" else dev_logits, dev_targets)
+            model.temperature = fitted.value
+            notes += [fitted.note] if fitted.note else []
+        dev_outputs = model.decode(dev_logits)
+        dev_metrics = model.score(dev_outputs, dev_targets)
+        if linear is not None:
+            linear_metrics = model.score(linear.dev_probabilities, dev_targets)
+    return Outcome(
+        model, result, linear, train_rows, dev_rows, dev_targets, dev_outputs, dev_logits, dev_metrics, linear_metrics,
+        clock.seconds, notes,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Encoded texts and their targets; numbers are standardised."""
+
+    ids: Ragged
+    targets: np.ndarray
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for array in (self.ids.values, self.ids.offsets, self.targets):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+class _Clock:
+    """Wall time of each phase; tells listeners which one begins."""
+
+    def __init__(self, tell: Callable[[Any], None]):
+        self.seconds: dict[str, float] = {}
+        self._tell = tell
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        from bilstm.training import events
+
+        self._tell(events.PhaseStarted(name))
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+        self._tell(events.PhaseDone(name, self.seconds[name]))
+
+
+def _take(texts: Texts, rows: np.ndarray) -> Texts:
+    return texts.select(rows) if isinstance(texts, Ragged) else [texts[row] for row in rows]
+
+
+def _development_part(
+    count: int, targets: np.ndarray, labels: LabelSet, config: Config, is_given: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows that train and rows that choose."""
+    if is_given:
+        return np.arange(count), np.zeros(0, dtype=np.int64)
+    if count < 2:
+        raise DataError(f"{count} rows are too few to train on and to choose by.", "Give more rows.")
+    dev = min(max(round(config.dev_share * count), 1), count - 1)
+    is_stratified = labels.kind in ("binary", "multiclass")
+    train_rows, dev_rows = split_rows(targets, [count - dev, dev], config.seed, is_stratified=is_stratified)
+    return train_rows, dev_rows
+
+
+def _build_encoder(texts: Texts, config: Config) -> tuple[TextEncoder | IdEncoder, Ragged]:
+    """Build the encoder from the training part alone, and encode that part."""
+    if isinstance(texts, Ragged):
+        largest = int(texts.values.max(initial=0))
+        encoder = IdEncoder(min(largest + 1, config.vocabulary_size), config.max_length, config.keep)
+        return encoder, encoder.encode(texts)
+    tokenizer: Tokenizer
+    if config.tokenizer == "words":
+        tokenizer = WordTokenizer(config.lowercase)
+    elif config.tokenizer == "characters":
+        tokenizer = CharacterTokenizer(config.lowercase)
+    else:
+        tokenizer = BytePairTokenizer.train(texts, config.vocabulary_size, config.lowercase)
+    built = TextEncoder.build(
+        texts,
+        tokenizer,
+        max_size=config.vocabulary_size,
+        min_count=config.min_count if len(texts) >= FEW_ROWS else 1,
+        max_length=config.max_length,
+        keep=config.keep,
+    )
+    return built, built.encode(texts)
+
+
+def _fit_baseline(
+    train_texts: Texts,
+    train_targets: np.ndarray,
+    dev_texts: Texts,
+    dev_targets: np.ndarray,
+    labels: LabelSet,
+    seed: int,
+) -> LinearBaseline:
+    from bilstm.evaluation.baseline import fit_linear_baseline
+
+    known: dict[str, str] = {}  # one object per different word: a list of words is then 8 bytes a word
+    kind = labels.kind if labels.kind in ("multilabel", "regression") else "classification"
+    return fit_linear_baseline(
+        _words_of(train_texts, known),
+        train_targets,
+        _words_of(dev_texts, known),
+        dev_targets,
+        kind,  # type: ignore[arg-type]
+        len(labels.names) or None,
+        seed,
+    )
+
+
+def _words_of(texts: Texts, known: dict[str, str]) -> list[list[str]]:
+    if isinstance(texts, Ragged):
+        return [[str(token) for token in texts[row].tolist()] for row in range(len(texts))]
+    return [[known.setdefault(word, word) for word in words] for words in WordTokenizer().tokens_of(texts)]
+
+
+def _standardisation(targets: np.ndarray, labels: LabelSet) -> tuple[float, float]:
+    """Return shift and scale of numbers: mean and standard deviation of the training part; 0 and 1 for classes."""
+    if labels.kind != "regression":
+        return 0.0, 1.0
+    spread = float(targets.std(dtype=np.float64))
+    return float(targets.mean(dtype=np.float64)), spread if spread > 0 else 1.0
+
+
+def _train_layers(
+    train_part: _Part,
+    dev_part: _Part,
+    encoder: TextEncoder | IdEncoder,
+    labels: LabelSet,
+    config: Config,
+    checkpoint: str | None,
+    resume: bool,
+    tell: Listener,
+    clock: _Clock,
+) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
+    """Train the torch face of the model; return its description and best weights."""
+    import torch
+
+    from bilstm.layers.model import build_model, weights_of
+    from bilstm.layers.randomness import Randomness
+    from bilstm.training.loop import train
+
+    vocabulary_size = encoder.vocabulary_size if isinstance(encoder, IdEncoder) else len(encoder.vocabulary)
+    layers = describe_model(config, vocabulary_size, output_count(labels))
+    randomness = Randomness(config.seed)
+    net = build_model(layers, randomness, backend=config.backend, precision=config.precision, threads=config.threads)
+    is_going_on = resume and checkpoint is not None and os.path.isdir(checkpoint)
+    if config.vectors == "in-domain" and config.tokenizer != "characters" and not is_going_on:
+        from bilstm.training.word_vectors import train_word_vectors
+
+        with clock.phase("word vectors"):
+            vectors = train_word_vectors(
+                train_part.ids, vocabulary_size, config.embedding_size, epochs=config.vector_epochs, seed=config.seed
+            )
+        with torch.no_grad():
+            net.layers[_embedding_index(layers)].weight.copy_(torch.from_numpy(vectors))
+    objective = _Objective(net, train_part, labels, config)
+    with clock.phase("training"):
+        result = train(
+            net,
+            objective.step_loss,
+            lambda: objective.dev_score(dev_part),
+            lambda epoch: epoch_batches(
+                train_part.ids.lengths,
+                max_rows=config.batch_size,
+                max_steps=config.batch_steps or 2**40,
+                seed=config.seed,
+                epoch=epoch,
+            ),
+            config,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=tell,
+            randomness=randomness,
+            data_fingerprint=f"{train_part.fingerprint()} {dev_part.fingerprint()}",
+        )
+    return layers, weights_of(net), result
+
+
+def _embedding_index(layers: tuple[Layer, ...]) -> int:
+    return next(number for number, layer in enumerate(layers) if isinstance(layer, description.Embedding))
+
+
+class _Objective:
+    """Loss of a batch and score of the development part, for the labels' kind."""
+
+    def __init__(self, net: Any, train_part: _Part, labels: LabelSet, config: Config):
+        import torch
+
+        from bilstm.training import objectives
+
+        self._net, self._part, self._kind, self._config = net, train_part, labels.kind, config
+        self._objectives = objectives
+        self._targets = torch.tensor(train_part.targets)
+        self._class_weights = None
+        if config.class_weights == "balanced" and labels.kind in ("binary", "multiclass"):
+            self._class_weights = objectives.balanced_class_weights(self._targets, len(labels.names))
+
+    def step_loss(self, rows: np.ndarray) -> Any:
+        """Return the loss of the training rows and, for classes, their accuracy."""
+        import torch
+
+        targets = self._targets[torch.from_numpy(rows)]
+        embedded = self._net.embed(self._part.ids.select(rows))
+        norm = self._config.adversarial_norm
+        seen: list[Any] = []
+
+        def loss_of(values: Any) -> Any:
+            logits = self._net.run_from_embedded(values)
+            seen.append(logits.detach())
+            return self._loss(logits, targets)
+
+        if norm is None:
+            loss = loss_of(embedded)
+        else:
+            plain, adversarial = self._objectives.adversarial_loss(loss_of, embedded, norm)
+            loss = 0.5 * (plain + adversarial)
+        if self._kind in ("binary", "multiclass"):
+            return loss, float((_classes(seen[0]) == targets).float().mean())
+        return loss
+
+    def _loss(self, logits: Any, targets: Any) -> Any:
+        smoothing = self._config.label_smoothing
+        if self._kind == "binary":
+            return self._objectives.binary_cross_entropy(logits, targets, self._class_weights, smoothing)
+        if self._kind == "multiclass":
+            return self._objectives.cross_entropy(logits, targets, self._class_weights, smoothing)
+        if self._kind == "multilabel":
+            return self._objectives.multi_label_cross_entropy(logits, targets)
+        return self._objectives.mean_squared_error(logits, targets)
+
+    def dev_score(self, part: _Part) -> Any:
+        """Return accuracy, micro F1 or the negative root mean squared error (standardised), and the mean loss."""
+        import torch
+
+        from bilstm.training.loop import DevScore
+
+        logits = torch.zeros(len(part.ids), self._net.description[-1].output_size)
+        for rows in ordered_batches(part.ids.lengths, max_rows=BATCH_ROWS, max_steps=BATCH_STEPS):
+            logits[torch.from_numpy(rows)] = self._net(part.ids.select(rows))
+        targets = torch.tensor(part.targets)
+        loss = float(self._loss(logits, targets))
+        if self._kind == "regression":
+            return DevScore(-(loss**0.5), loss)
+        if self._kind == "multilabel":
+            return DevScore(micro_f1(part.targets, (logits > 0).numpy()), loss)
+        return DevScore(float((_classes(logits) == targets).float().mean()), loss)
+
+
+def _classes(logits: Any) -> Any:
+    """Return the most probable class of each row: by sign of a single logit, else by the largest."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
