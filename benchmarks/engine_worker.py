@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from engine_workloads import WORKS, Work, load_arrays
 
 __all__ = ["Peer", "Spec", "read_spec", "serve"]
@@ -76,8 +77,8 @@ def read_spec() -> Spec:
 
 
 def _check(spec: Spec, peer: Peer) -> None:
+    peer.reset()
     if spec.mode == "train":
-        peer.reset()
         result = np.array([float(peer.step(number)) for number in range(CHECK_STEPS)])
     else:
         result = np.asarray(peer.step(0), dtype=np.float32)

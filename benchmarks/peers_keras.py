@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import numpy as np
+
 from engine_worker import Peer, Spec, read_spec, serve
 from engine_workloads import ADAM, BATCHES, Work, padded
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from engine_worker import Peer, Spec, read_spec, serve
 from engine_workloads import BATCHES, Work, padded
 
@@ -39,7 +40,8 @@ def graph(spec: Spec) -> Any:
         constants[f"r_{layer}"] = np.stack([onnx_gates(arrays[f"weight_hh_{name}"]) for name in names])
         biases = [(arrays[f"bias_ih_{name}"], arrays[f"bias_hh_{name}"]) for name in names]
         constants[f"b_{layer}"] = np.stack([np.concatenate([onnx_gates(b) for b in pair]) for pair in biases])
-        parts = [f"values_{layer}", f"w_{layer}", f"r_{layer}", f"b_{layer}", "lengths"]
+        # OpenVINO runs ten times slower with lengths, so only work that needs them has them
+        parts = [f"values_{layer}", f"w_{layer}", f"r_{layer}", f"b_{layer}", *(["lengths"] if work.ragged else [])]
         results = [f"y_{layer}", f"last_{layer}"]
         sizes = {"hidden_size": work.hidden_size, "direction": "bidirectional"}
         nodes.append(helper.make_node("LSTM", parts, results, **sizes))
@@ -62,12 +64,13 @@ def graph(spec: Spec) -> Any:
     used = {name for node in nodes for name in node.input}
     initializers = [numpy_helper.from_array(array, name) for name, array in constants.items() if name in used]
     result = helper.make_tensor_value_info("result", TensorProto.FLOAT, shape)
-    body = helper.make_graph(nodes, work.name, [inputs, lengths], [result], initializers)
+    given = [inputs, lengths] if work.ragged else [inputs]
+    body = helper.make_graph(nodes, work.name, given, [result], initializers)
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 def onnxruntime_runner(spec: Spec, path: Path) -> tuple[Any, dict[str, str]]:
-    """Return a function of (inputs, lengths), and versions."""
+    """Return a function of the named inputs, and versions."""
     import onnxruntime
 
     if "int8" in spec.variant:
@@ -82,21 +85,21 @@ def onnxruntime_runner(spec: Spec, path: Path) -> tuple[Any, dict[str, str]]:
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(inputs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return session.run(None, {"inputs": inputs, "lengths": lengths})[0]
+    def run(given: dict[str, np.ndarray]) -> np.ndarray:
+        return session.run(None, given)[0]
 
     return run, {"onnxruntime": onnxruntime.__version__}
 
 
 def openvino_runner(spec: Spec, path: Path, longest: int) -> tuple[Any, dict[str, str]]:
-    """Return a function of (inputs, lengths), and versions; shapes are fixed, which is its fastest way."""
+    """Return a function of the named inputs, and versions; shapes are fixed, which is its fastest way."""
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path)
     work = spec.work
     shape = [longest, work.batch] if work.vocabulary_size else [longest, work.batch, work.input_size]
-    model.reshape({"inputs": shape, "lengths": [work.batch]})
+    model.reshape({"inputs": shape, "lengths": [work.batch]} if work.ragged else {"inputs": shape})
     precision = "bf16" if "bf16" in spec.variant else "f32"
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
@@ -106,20 +109,23 @@ def openvino_runner(spec: Spec, path: Path, longest: int) -> tuple[Any, dict[str
     }
     request = core.compile_model(model, "CPU", settings).create_infer_request()
 
-    def run(inputs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return next(iter(request.infer({"inputs": inputs, "lengths": lengths}).values()))
+    def run(given: dict[str, np.ndarray]) -> np.ndarray:
+        return next(iter(request.infer(given).values()))
 
     return run, {"openvino": openvino.__version__}
 
 
-def batches_of(spec: Spec, work: Work) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Time-major padded inputs and int32 lengths of every batch."""
+def batches_of(spec: Spec, work: Work) -> list[dict[str, np.ndarray]]:
+    """Time-major padded inputs of every batch, and int32 lengths if the work is ragged."""
     key = "ids" if work.vocabulary_size else "values"
     result = []
     for number in range(BATCHES):
         lengths = spec.arrays[f"lengths_{number}"]
         wide = padded(spec.arrays[f"{key}_{number}"], lengths)
-        result.append((np.ascontiguousarray(wide.swapaxes(0, 1)), lengths.astype(np.int32)))
+        given = {"inputs": np.ascontiguousarray(wide.swapaxes(0, 1))}
+        if work.ragged:
+            given["lengths"] = lengths.astype(np.int32)
+        result.append(given)
     return result
 
 
@@ -133,12 +139,12 @@ def main() -> None:
 
     onnx.save(graph(spec), path)
     if "openvino" in spec.variant:
-        run, versions = openvino_runner(spec, path, len(batches[0][0]))
+        run, versions = openvino_runner(spec, path, len(batches[0]["inputs"]))
     else:
         run, versions = onnxruntime_runner(spec, path)
 
     def infer(number: int) -> np.ndarray:
-        result = run(*batches[number])
+        result = run(batches[number])
         return result.swapaxes(0, 1).reshape(-1, result.shape[2]) if spec.work.every_step else result
 
     serve(spec, Peer(infer, lambda: None, versions), BATCHES)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence
+
 from engine_worker import Peer, Spec, read_spec, serve
 from engine_workloads import ADAM, BATCHES, padded
-from torch.nn.utils.rnn import pack_padded_sequence
 
 
 class Model(torch.nn.Module):
@@ -34,6 +35,7 @@ class Model(torch.nn.Module):
         self.load_state_dict(self.initial)
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return logits, or the outputs of a work without a head as (batch * steps, features)."""
         values = self.embedding(inputs) if hasattr(self, "embedding") else inputs
         if self.packed:
             values = pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False)
