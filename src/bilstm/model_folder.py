@@ -27,6 +27,7 @@ import numpy as np
 from bilstm.atomic_folder import check_target, recover_folder, write_folder
 from bilstm.errors import InputNotFoundError, ModelFolderError, OutputError, TrainingDivergedError
 from bilstm.strict_json import read_strict_json, write_json
+from bilstm.versions import tool_version
 
 __all__ = [
     "FORMAT_VERSION",
@@ -48,6 +49,7 @@ METRICS = "metrics.json"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_FILES = 1000
+_MAX_EXCHANGES = 1000
 _MAX_MANIFEST_BYTES = 2**20
 _MAX_HEADER_BYTES = 4 * 2**20
 _MAX_TENSORS = 20_000
@@ -128,6 +130,8 @@ def save_model(
     TrainingDivergedError
         If a weight is NaN or infinite: such a model is not saved.
     """
+    owned = _owned_files(folder) if overwrite else None
+    check_target(folder, replaces=owned)
     for name, weight in weights.items():
         if np.issubdtype(weight.dtype, np.floating) and not np.isfinite(weight).all():
             raise TrainingDivergedError(f"{folder}: weight {name} is not finite; the model is not saved.")
@@ -142,7 +146,7 @@ def save_model(
             raise ValueError(f"{name} is written by save_model itself")
         contents[name] = content.encode("utf-8") if isinstance(content, str) else bytes(content)
     contents[MANIFEST] = _manifest(contents)
-    write_folder(folder, contents, replaces=_owned_files(folder) if overwrite else None)
+    write_folder(folder, contents, replaces=owned)
     return Path(folder)
 
 
@@ -183,22 +187,13 @@ def _manifest(contents: Mapping[str, bytes]) -> bytes:
     body = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "tool_version": _tool_version(),
+        "tool_version": tool_version(),
         "files": {
             name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in contents.items()
         },
     }
     return write_json({**body, "sha256": hashlib.sha256(write_json(body)).hexdigest()})
-
-
-def _tool_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("bilstm")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "source"
 
 
 def load_model(
@@ -225,8 +220,33 @@ def load_model(
         If it is no model folder, is damaged or incomplete, or of a newer format; the message names file and reason.
     """
     path = Path(folder)
-    recover_folder(path)
-    _refuse_other_formats(path)
+    for _ in range(_MAX_EXCHANGES):
+        recover_folder(path)
+        _refuse_other_formats(path)
+        before = _identity(path)
+        try:
+            model = _load(path, verify, expected)
+        except ModelFolderError:
+            if _identity(path) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                return model
+    raise ModelFolderError(f"{path}: is replaced by another process all the time.", "Try again later.")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a folder from the one that replaces it: a reader may meet the moment when a writer exchanges them."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns
+
+
+def _load(
+    path: Path, verify: bool, expected: Callable[[dict[str, Any]], Mapping[str, tuple[int, ...]]] | None
+) -> ModelFolder:
     manifest = _read_manifest(path)
     contents = {name: _read_listed(path, name, entry, verify) for name, entry in manifest["files"].items()}
     config = _read_object(contents.pop(CONFIG), f"{path}/{CONFIG}")
@@ -417,7 +437,7 @@ def _read_header(data: bytes, where: str) -> dict[str, dict[str, Any]]:
     for name, entry in header.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise ModelFolderError(f"{where}: the entry of {name!r} must be dtype, shape, data_offsets.", _DAMAGED)
-        if entry["dtype"] not in _DTYPES:
+        if not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
             raise ModelFolderError(f"{where}: {name!r} has type {entry['dtype']!r}, which is not read.", _DAMAGED)
         for key, length in (("shape", None), ("data_offsets", 2)):
             sizes = entry[key]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bilstm import config as settings
 from bilstm import description
-from bilstm.config import TrainConfig
+from bilstm.config import TrainConfig, to_mapping
 from bilstm.data.batching import ordered_batches
 from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
@@ -28,6 +29,7 @@ from bilstm.metrics import (
     evaluate_multilabel,
     evaluate_regression,
 )
+from bilstm.model_folder import save_model
 from bilstm.runtime.model import Model as RuntimeModel
 
 if TYPE_CHECKING:
@@ -178,11 +180,36 @@ class TextModel:
             return np.stack([1.0 - positive, positive], axis=1)
         return apply_temperature(logits, self.temperature, multilabel=kind == "multilabel")
 
+    @property
+    def classes_(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the columns of `predict_proba`."""
+        return self.labels.names
+
     def predict_proba(self, texts: Texts) -> np.ndarray:
         """Return probabilities (rows, classes or labels), float64; for numbers the numbers, shape (rows,)."""
         return self.decode(self.logits(texts))
 
-    def score(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    def predict(self, texts: Texts) -> list[Any]:
+        """Return the label of each text as the training file spelled it; for numbers the numbers."""
+        return self.labels_of(self.predict_proba(texts))
+
+    def labels_of(self, outputs: np.ndarray) -> list[Any]:
+        """Return the label that decoded outputs mean: the most probable class, labels above one half, or the number."""
+        if self.labels.kind == "multilabel":
+            return self.labels.decode(outputs > 0.5)
+        return self.labels.decode(outputs if self.labels.kind == "regression" else outputs.argmax(axis=1))
+
+    def evaluate(self, texts: Texts, labels: Sequence[str]) -> dict[str, Any]:
+        """Score the model on labelled texts; labels are spelled as in the training file.
+
+        Raises
+        ------
+        DataError
+            For no rows, or a label that the training data did not have.
+        """
+        return self.measure(self.predict_proba(texts), self.labels.encode(labels))
+
+    def measure(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """Score decoded outputs against targets; the result is ready for JSON (see `bilstm.metrics`)."""
         if self.labels.kind == "regression":
             return evaluate_regression(outputs, targets)
@@ -200,6 +227,46 @@ class TextModel:
             "shift": self.shift,
             "scale": self.scale,
         }
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        settings: Config | None = None,
+        metrics: dict[str, Any] | None = None,
+        files: dict[str, bytes | str] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the model as a folder, whole or not at all; return its path.
+
+        Parameters
+        ----------
+        folder : path
+        settings : Config, optional
+            What it was trained with; kept in config.json.
+        metrics : dict, optional
+            Content of metrics.json.
+        files : dict, optional
+            Further files, for example the report.
+        overwrite : bool
+            Replace a bilstm model that stands there.
+
+        Raises
+        ------
+        OutputError, WriteFailedError
+            See `bilstm.model_folder.save_model`.
+        """
+        config = self.to_config()
+        if settings is not None:
+            config["settings"] = to_mapping(settings)
+        return save_model(
+            folder,
+            config=config,
+            weights=self.weights,
+            files={"vocabulary.json": self.encoder.to_json(), **(files or {})},
+            metrics=metrics,
+            overwrite=overwrite,
+        )
 
     @classmethod
     def from_folder(cls, config: dict[str, Any], weights: dict[str, np.ndarray], files: dict[str, bytes]) -> TextModel:

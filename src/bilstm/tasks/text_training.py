@@ -155,9 +155,9 @@ def fit(
             model.temperature = fitted.value
             notes += [fitted.note] if fitted.note else []
         dev_outputs = model.decode(dev_logits)
-        dev_metrics = model.score(dev_outputs, dev_targets)
+        dev_metrics = model.measure(dev_outputs, dev_targets)
         if linear is not None:
-            linear_metrics = model.score(linear.dev_probabilities, dev_targets)
+            linear_metrics = model.measure(linear.dev_probabilities, dev_targets)
     return Outcome(
         model, result, linear, train_rows, dev_rows, dev_targets, dev_outputs, dev_logits, dev_metrics, linear_metrics,
         clock.seconds, notes,
