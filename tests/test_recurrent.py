@@ -10,15 +10,16 @@ from bilstm import description
 from bilstm.data.ragged import Ragged
 from bilstm.errors import ShapeError, UsageError
 from bilstm.layers import Randomness, Recurrent
+from bilstm.layers.engine_op import engine_can_run, has_fast_kernel
 from bilstm.layers.padding import length_groups, padded_groups
 from bilstm.layers.recurrent import merge_directions
-from bilstm.layers.recurrent_backends import choose_backend, engine_refusal
+from bilstm.layers.recurrent_backends import choose_backend
 
 CELLS = [("lstm", "tanh"), ("gru", "tanh"), ("rnn", "tanh"), ("rnn", "relu")]
 MERGES = ["concat", "sum", "mul", "ave", None]
 TORCH_MODULES = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 
-_REFUSAL = engine_refusal(torch.float32, torch.device("cpu"), description.Recurrent("lstm", 1, 1))
+_REFUSAL = engine_can_run(torch.float32)
 BACKENDS = [
     "reference",
     "torch",
@@ -445,7 +446,9 @@ class TestErrors:
     def test_auto_follows_its_table(self):
         fields = description.Recurrent("lstm", 3, 4)
         assert choose_backend("auto", torch.zeros(1, 3, dtype=torch.float64), fields) == "torch"
-        assert choose_backend("auto", torch.zeros(1, 3), fields) == ("torch" if _REFUSAL else "engine")
+        assert choose_backend("auto", torch.zeros(1, 3), fields) == (
+            "engine" if has_fast_kernel("float32") else "torch"
+        )
 
 
 class TestPadding:

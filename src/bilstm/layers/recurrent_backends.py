@@ -11,12 +11,11 @@ Every function here takes the same arguments and gives the same results up to ro
 `run_engine`
     The native engine.
 
-Imports torch, `cells` and `padding`; the engine only when it is asked for.
+Imports torch, `cells`, `engine_op` and `padding`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,9 +27,10 @@ from torch import _VF, Tensor
 from bilstm import description
 from bilstm.errors import UsageError
 from bilstm.layers import cells
+from bilstm.layers.engine_op import engine_can_run, has_fast_kernel, recurrent_layer
 from bilstm.layers.padding import PaddedGroup, live_order, padded_groups
 
-__all__ = ["BACKENDS", "Backend", "CellWeights", "LayerCall", "LayerResult", "choose_backend", "engine_refusal"]
+__all__ = ["BACKENDS", "Backend", "CellWeights", "LayerCall", "LayerResult", "choose_backend"]
 
 Backend = Literal["auto", "engine", "torch", "reference"]
 
@@ -212,8 +212,6 @@ def _hold_cell_state(padded: Tensor, w_ih: Tensor, group: PaddedGroup) -> tuple[
 
 def run_engine(call: LayerCall) -> LayerResult:
     """Run the layer in the native engine."""
-    from bilstm.layers.engine_op import recurrent_layer  # only where the engine is there
-
     outputs, h_n, c_n = recurrent_layer(
         call.values,
         torch.from_numpy(call.offsets),
@@ -239,20 +237,23 @@ BACKENDS: dict[str, Callable[[LayerCall], LayerResult]] = {
 def choose_backend(requested: str, values: Tensor, layer: description.Recurrent, precision: str = "float32") -> str:
     """Return the backend that runs a batch.
 
-    =========== ====== ================ =========
-    dtype       device engine available auto runs
-    =========== ====== ================ =========
-    float32     CPU    yes              engine
-    float32     CPU    no               torch
-    other       any    any              torch
-    any         other  any              torch
-    =========== ====== ================ =========
+    What "auto" runs, first line that fits:
+
+    ========= ====== ========= ====================================== =======
+    precision device dtype     engine                                 backend
+    ========= ====== ========= ====================================== =======
+    bfloat16  CPU    float32   there                                  engine
+    bfloat16  else                                                    error
+    float32   CPU    float32   there, with a kernel for this machine  engine
+    float32   CPU    float32   missing, or its portable kernel alone  torch
+    float32   else                                                    torch
+    ========= ====== ========= ====================================== =======
 
     Parameters
     ----------
     requested : {"auto", "engine", "torch", "reference"}
     values : Tensor
-        Of the batch; gives dtype and device.
+        Of the batch or of an embedding; gives dtype and device.
     layer : description.Recurrent
     precision : {"float32", "bfloat16"}
 
@@ -265,25 +266,21 @@ def choose_backend(requested: str, values: Tensor, layer: description.Recurrent,
         raise UsageError(f"backend {requested!r} is unknown; allowed are auto, {', '.join(BACKENDS)}.")
     if precision not in ("float32", "bfloat16"):
         raise UsageError(f"precision {precision!r} is unknown; allowed are float32, bfloat16.")
-    refusal = engine_refusal(values.dtype, values.device, layer, precision)
+    refusal = None
+    if requested in ("auto", "engine"):
+        refusal = engine_can_run(
+            values.dtype, values.device, cell=layer.cell, nonlinearity=layer.nonlinearity, precision=precision
+        )
     if requested == "engine" and refusal is not None:
         raise UsageError(f"backend 'engine' cannot run: {refusal}", "Use backend 'auto' or 'torch'.")
-    chosen = requested if requested != "auto" else ("torch" if refusal is not None else "engine")
-    if precision == "bfloat16" and chosen != "engine":
-        why = refusal if requested == "auto" else f"backend {requested!r} does not offer it."
+    if precision == "bfloat16" and requested != "engine":
+        if requested == "auto" and refusal is None:
+            return "engine"
+        why = refusal or f"backend {requested!r} does not offer it."
         raise UsageError(f"precision 'bfloat16' needs the engine: {why}", "Use precision 'float32'.")
-    return chosen
-
-
-def engine_refusal(
-    dtype: torch.dtype, device: torch.device, layer: description.Recurrent, precision: str = "float32"
-) -> str | None:
-    """Say in one line why the engine cannot run this layer here; None if it can."""
-    if importlib.util.find_spec("bilstm.engine.library") is None:
-        return "this installation has no native engine."
-    from bilstm.layers.engine_op import engine_can_run  # loads the native library
-
-    return engine_can_run(dtype, device, cell=layer.cell, nonlinearity=layer.nonlinearity, precision=precision)
+    if requested != "auto":
+        return requested
+    return "engine" if refusal is None and has_fast_kernel(precision) else "torch"
 
 
 def plan_groups(chosen: str, offsets: np.ndarray, values: Tensor, masked: bool) -> tuple[PaddedGroup, ...]:
