@@ -36,14 +36,15 @@ def train_peer(spec: Spec) -> Peer:
     import torch
 
     from bilstm.layers.engine_op import run_recurrent
-    from peers_torch import adam, initial_state, loss_of, targets_of
+    from peers_torch import adam, freeze_second_bias, initial_state, loss_of, targets_of
 
     work, precision = spec.work, precision_of(spec)
     torch.set_flush_denormal(True)
     torch.set_num_threads(spec.threads)
     parameters = {name: t.requires_grad_() for name, t in initial_state(spec.arrays, "").items()}
     initial = {name: tensor.detach().clone() for name, tensor in parameters.items()}
-    optimizer = adam(parameters.values(), fused=True)
+    freeze_second_bias(parameters.items())
+    optimizer = adam((p for p in parameters.values() if p.requires_grad), fused=True)
     key = "ids" if work.vocabulary_size else "values"
     batches = [
         Ragged(torch.from_numpy(spec.arrays[f"{key}_{n}"]), torch.from_numpy(offsets_of(spec, n)))

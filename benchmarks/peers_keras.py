@@ -73,7 +73,7 @@ def main() -> None:
     if work.every_step:
 
         def loss(targets: Any, outputs: Any) -> Any:
-            return keras.ops.mean(keras.ops.cast(outputs, "float32") * targets)
+            return keras.ops.sum(keras.ops.cast(outputs, "float32") * targets) / work.batch
 
     else:
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
