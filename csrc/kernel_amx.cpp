@@ -1,0 +1,2 @@
+#include "layout.h"
+const bilstm::Instructions *const bilstm::kAmx = nullptr;

@@ -1,0 +1,97 @@
+// How the fast kernels lay out one layer in memory, and what one piece of work is. Plain data only: these structs cross
+// between files compiled for different instruction sets.
+//
+// Letters as in bilstm_engine.h. W: floats of one vector. Hp: H rounded up to whole vectors; the padding units have zero
+// weights and stay zero.
+//
+// A row of gate sums holds, for every block of W units, the W values of each gate side by side: [block][gate][W], P
+// elements. The GRU has Hp more behind them: the recurrent sum of gate n, which the reset gate multiplies.
+//
+// Inside, steps are in the order in which a direction reads them ("step s"), rows of one step next to each other, and
+// sequences of a shard are sorted by length, longest first. So the rows that are still running at step s are always a
+// prefix, "live(s)" long: no padding, no masks.
+#ifndef BILSTM_LAYOUT_H
+#define BILSTM_LAYOUT_H
+
+#include <cstddef>
+#include <cstdint>
+
+#include "bilstm_engine.h"
+
+namespace bilstm {
+
+struct Layout {
+    int64_t cell, gates, lanes;
+    int64_t I, H, D;
+    int64_t Hp;           // units, padded
+    int64_t P;            // one row of gate sums
+    int64_t C;            // the same with the extra part of the GRU
+    int64_t Ik, Hk, Pk;   // lengths of rows that are factors of products: input, state, gate gradients
+    int64_t state;        // elements of state saved per row: c of the LSTM, h of the GRU, nothing for the RNN
+    int64_t stored_bytes;  // of one saved element
+};
+
+// Some sequences, longest first.
+struct Shard {
+    int64_t rows;           // those with at least one step come first; empty ones last
+    const int64_t *index;   // (rows): which sequence of the batch
+    const int64_t *begin;   // (rows): its first step in the input
+    const int64_t *length;  // (rows): descending
+    int64_t steps;          // of all rows together
+    int64_t first;          // row of the saved arrays where this shard begins
+};
+
+// Packed weights of one direction. Backward only: the transposed ones.
+struct Direction {
+    void *w_ih, *w_hh;
+    float *bias;  // (C): sums start from it
+    void *w_ih_back, *w_hh_back;
+    float *table;  // (V, C) or null
+};
+
+// Sums of weight gradients over some shards of one direction.
+struct WeightSums {
+    float *w_ih;  // (P, Ik)
+    float *w_hh;  // (P, Hp)
+    float *b_ih;  // (P)
+    float *b_hh;  // (P); the same as b_ih but for the GRU
+};
+
+struct Item {
+    const bilstm_call *call;
+    const Layout *layout;
+    const Shard *shard;
+    const Direction *weights;
+    int64_t d;
+    bool backwards;  // this direction reads from the end
+    char *scratch;
+    char *saved_gates, *saved_state;  // of this direction: rows of C and of `state` elements; null in inference
+    WeightSums sums;                  // backward: added to
+    float *d_rows;                    // backward: gradient of the input rows (N, I), or null
+    bool adds_rows;                   // add to d_rows, else write
+};
+
+// What a file of one instruction set provides.
+struct Instructions {
+    int lanes;
+    bool rounds;  // bfloat16 factors and saved values
+    void (*plan)(Layout &layout);
+    size_t (*packed_bytes)(const Layout &layout, bool backward);
+    void (*pack)(const Layout &layout, const bilstm_call &call, int64_t d, bool backward, char *memory, Direction &to);
+    void (*fill_table)(const Layout &layout, const Direction &weights, const float *embedding, int64_t first,
+                       int64_t count, char *scratch);
+    size_t (*table_scratch_bytes)(const Layout &layout);
+    size_t (*forward_scratch_bytes)(const Layout &layout, int64_t rows);
+    void (*forward)(const Item &item);
+    size_t (*backward_scratch_bytes)(const Layout &layout, int64_t rows);
+    void (*backward)(const Item &item);
+};
+
+extern const Instructions *const kAvx2;
+extern const Instructions *const kAvx512;
+extern const Instructions *const kAmx;
+extern const Instructions *const kNeon;
+
+}  // namespace bilstm
+
+#endif
