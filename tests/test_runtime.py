@@ -1,5 +1,7 @@
 """The torch-free face gives what the torch face gives, for every layer, and refuses weights that do not fit."""
 
+import copy
+import gc
 import subprocess
 import sys
 
@@ -7,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from bilstm import engine
 from bilstm.data.ragged import Ragged
 from bilstm.description import (
     Convolution,
@@ -19,14 +23,19 @@ from bilstm.description import (
     WordDropout,
     weight_shapes,
 )
-from bilstm.errors import ModelFolderError, ShapeError
-from bilstm.layers import Randomness, build_model, weights_of
-from bilstm.runtime import Model
+from bilstm.errors import ModelFolderError, ShapeError, UsageError
+from bilstm.layers import Randomness, build_model, load_weights, weights_of
+from bilstm.runtime import Model, engine_recurrent
 from bilstm.runtime import model as runtime_model
 from layer_strategies import VOCABULARY, id_batches, layer_stacks
 
 BATCH = [[1, 2, 3, 4], [], [5], [6, 7, 8, 9, 10, 0, 1], [3, 3]]
 POOLED = (Pooling(6, ("last", "max", "mean", "attention")), Linear(24, 3))
+
+_ENGINE = engine.status()
+_needs_engine = pytest.mark.skipif(not _ENGINE.available, reason=f"engine: {_ENGINE.reason}")
+BACKENDS = ["numpy", pytest.param("engine", marks=_needs_engine)]
+BACKEND_NAMES = ["numpy"] + (["engine"] if _ENGINE.available else [])
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +56,6 @@ def random_weights(layers, seed=0) -> dict[str, np.ndarray]:
 
 
 def both_faces(layers, sequences, seed=0, **options):
-    from bilstm.layers import load_weights
-
     weights = random_weights(layers, seed)
     trained = build_model(layers, Randomness(0), backend="torch").eval()
     load_weights(trained, weights)
@@ -86,17 +93,19 @@ LAYERS = {
 }
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("middle", LAYERS.values(), ids=LAYERS)
-def test_both_faces_are_equal_for_every_layer(middle):
-    actual, expected = both_faces((WordDropout(0.2), Embedding(VOCABULARY, 6), *middle, *POOLED), BATCH)
+def test_both_faces_are_equal_for_every_layer(middle, backend):
+    layers = (WordDropout(0.2), Embedding(VOCABULARY, 6), *middle, *POOLED)
+    actual, expected = both_faces(layers, BATCH, backend=backend)
     assert actual.dtype == np.float32
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
 
 
-@given(layers=layer_stacks(), sequences=id_batches)
-@settings(max_examples=80, deadline=None, derandomize=True)
-def test_both_faces_are_equal_for_random_stacks(layers, sequences):
-    actual, expected = both_faces(layers, sequences)
+@given(layers=layer_stacks(), sequences=id_batches, backend=st.sampled_from(BACKEND_NAMES))
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_both_faces_are_equal_for_random_stacks(layers, sequences, backend):
+    actual, expected = both_faces(layers, sequences, backend=backend)
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, rtol=5e-5, atol=5e-5)
 
@@ -152,6 +161,65 @@ def test_large_activations_saturate_without_a_warning():
     layers = (Embedding(VOCABULARY, 6), Recurrent("lstm", 6, 3), *POOLED)
     weights = {name: value * 1e4 for name, value in random_weights(layers).items()}
     assert np.isfinite(Model(layers, weights).run(Ragged.of(BATCH))).all()
+
+
+class TestEngine:
+    layers = (
+        Embedding(VOCABULARY, 6),
+        Dropout(0.5),
+        Recurrent("lstm", 6, 3),
+        Dropout(0.5),
+        Pooling(6, ("max", "last", "mean")),
+    )
+
+    @_needs_engine
+    @pytest.mark.parametrize("largest_table", [0, 2**20])
+    def test_gathering_and_pooling_inside_change_nothing(self, monkeypatch, largest_table):
+        monkeypatch.setattr(engine_recurrent, "_LARGEST_TABLE_BYTES", largest_table)
+        weights = random_weights(self.layers)
+        results = [Model(self.layers, weights, backend=name).run(Ragged.of(BATCH)) for name in ("numpy", "engine")]
+        np.testing.assert_allclose(*results, rtol=2e-5, atol=2e-5)
+
+    @_needs_engine
+    @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+    def test_a_copy_lays_out_its_own_weights(self, copied):
+        model = Model(self.layers, random_weights(self.layers), backend="engine", threads=1)
+        other = copied(model)
+        expected = model.run(Ragged.of(BATCH))
+        del model
+        gc.collect()
+        assert other.backend == "engine"
+        assert np.array_equal(other.run(Ragged.of(BATCH)), expected)
+
+    @_needs_engine
+    def test_bfloat16_is_close(self):
+        weights = random_weights(self.layers)
+        exact = Model(self.layers, weights, backend="numpy").run(Ragged.of(BATCH))
+        fast = Model(self.layers, weights, precision="bfloat16")
+        assert fast.backend == "engine"
+        # Eight bits of mantissa: products off by up to 2^-8, states bounded by 1.
+        assert 0 < np.abs(fast.run(Ragged.of(BATCH)) - exact).max() < 0.05
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"backend": "torch"}, "'torch' is unknown; without torch allowed are auto, engine, numpy"),
+            ({"precision": "int8"}, "'int8' is unknown"),
+            ({"backend": "numpy", "precision": "bfloat16"}, "'bfloat16' needs the engine"),
+        ],
+    )
+    def test_choices_that_cannot_run(self, options, message):
+        with pytest.raises(UsageError, match=message):
+            Model(self.layers, random_weights(self.layers), **options)
+
+    def test_a_missing_engine_is_an_error_only_when_it_is_asked_for(self, monkeypatch):
+        gone = engine.Status(False, None, "no library in this test")
+        monkeypatch.setattr(engine_recurrent.engine, "status", lambda: gone)
+        weights = random_weights(self.layers)
+        assert Model(self.layers, weights).backend == "numpy"
+        for options in ({"backend": "engine"}, {"precision": "bfloat16"}):
+            with pytest.raises(UsageError, match="the engine cannot run: no library in this test"):
+                Model(self.layers, weights, **options)
 
 
 class TestRefusals:

@@ -1,12 +1,14 @@
 """A trained model without torch: description and weights to logits.
 
 Place in the way of the data: what predict, evaluate, explain by occlusion and serve run, and so what was measured is
-what ships. Imports numpy, `data.ragged`, `description`, `errors` and the layers of this folder.
+what ships. Imports numpy, `data.ragged`, `description`, `engine`,
+`errors` and the layers of this folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from bilstm import description
 from bilstm.data.ragged import Ragged, check_offsets
 from bilstm.errors import ModelFolderError, ShapeError, UsageError
 from bilstm.runtime import steps
+from bilstm.runtime.engine_recurrent import EngineRecurrent, engine_is_chosen
 from bilstm.runtime.recurrent import run_recurrent
 
 __all__ = ["Model", "check_weights"]
@@ -30,31 +33,74 @@ class Model:
     layers : tuple of layer descriptions
     weights : mapping of str to ndarray, float32
         Named `layers.<index>.<parameter>`, as `bilstm.description.weight_shapes` lists them.
+    backend : {"auto", "engine", "numpy"}, default="auto"
+        What runs recurrent layers; "auto" is the engine where it has a kernel made for this machine, else numpy.
+    precision : {"float32", "bfloat16"}, default="float32"
+        Of the products inside the engine.
+    threads : int, optional
+        Of the engine; every processor that the process may use if left out.
 
     Attributes
     ----------
     description : tuple of layer descriptions
+    backend : {"engine", "numpy"}
+        What runs.
 
     Raises
     ------
     ModelFolderError
         If a weight is missing, unknown, or of another shape or dtype, or if a layer does not fit the one before it.
+    UsageError
+        If the backend or precision that is asked for cannot run.
     """
 
-    def __init__(self, layers: tuple[description.Layer, ...], weights: Mapping[str, np.ndarray]):
+    def __init__(
+        self,
+        layers: tuple[description.Layer, ...],
+        weights: Mapping[str, np.ndarray],
+        *,
+        backend: str = "auto",
+        precision: str = "float32",
+        threads: int | None = None,
+    ):
         try:
             description.check_layers(tuple(layers))
         except UsageError as error:
             raise ModelFolderError(f"the model description is wrong: {error}") from error
         check_weights(layers, weights)
         self.description = tuple(layers)
+        self.backend = "engine" if engine_is_chosen(backend, precision) else "numpy"
+        self._precision, self._threads = precision, threads
         self._weights = [
-            {
-                name: np.ascontiguousarray(weights[f"layers.{number}.{name}"])
-                for name in description.weight_shapes_of(layer)
-            }
-            for number, layer in enumerate(layers)
+            {name: np.ascontiguousarray(weights[f"layers.{number}.{name}"]) for name in shapes}
+            for number, shapes in enumerate(map(description.weight_shapes_of, layers))
         ]
+        self._engine_layers = self._build_engine_layers() if self.backend == "engine" else {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy by description and weights: what the engine laid out belongs to one process."""
+        return _rebuild, (self.description, self._weights, self.backend, self._precision, self._threads)
+
+    def _build_engine_layers(self) -> dict[int, EngineRecurrent]:
+        built = {}
+        for number, layer in enumerate(self.description):
+            if isinstance(layer, description.Recurrent):
+                before = self._neighbour(number, -1)
+                table = self._weights[before]["weight"] if self._is(before, description.Embedding) else None
+                built[number] = EngineRecurrent(
+                    layer, self._weights[number], table, precision=self._precision, threads=self._threads
+                )
+        return built
+
+    def _neighbour(self, number: int, step: int) -> int:
+        """Index of the next layer in that direction that does something outside training."""
+        number += step
+        while self._is(number, description.Dropout):
+            number += step
+        return number
+
+    def _is(self, number: int, kind: type) -> bool:
+        return 0 <= number < len(self.description) and isinstance(self.description[number], kind)
 
     def run(self, batch: Ragged) -> np.ndarray | Ragged:
         """Compute logits.
@@ -82,25 +128,52 @@ class Model:
 
     def _run_block(self, batch: Ragged) -> np.ndarray | Ragged:
         flow: Ragged | np.ndarray = batch
-        final: np.ndarray | None = None  # last states of a recurrent layer, until a layer changes the features
-        for layer, weights in zip(self.description, self._weights, strict=True):
+        known: dict[str, np.ndarray | None] = {}  # pooled values that a recurrent layer gave, while they hold
+        for number, (layer, weights) in enumerate(zip(self.description, self._weights, strict=True)):
             if isinstance(layer, description.WordDropout | description.Dropout):
                 continue  # these act in training only
             if isinstance(layer, description.Linear):
                 mapped = steps.map_linear(flow.values if isinstance(flow, Ragged) else flow, layer, weights)
-                flow, final = flow.with_values(mapped) if isinstance(flow, Ragged) else mapped, None
+                flow, known = flow.with_values(mapped) if isinstance(flow, Ragged) else mapped, {}
                 continue
             if not isinstance(flow, Ragged):  # check_layers makes this impossible
                 raise ShapeError(f"{type(layer).__name__} reads sequences, got an array of shape {flow.shape}.")
             if isinstance(layer, description.Embedding):
-                flow = steps.embed(flow, layer, weights)
+                steps.check_ids(flow, layer)
+                if self._neighbour(number, 1) not in self._engine_layers:  # else gathered inside the engine
+                    flow = steps.embed(flow, weights)
             elif isinstance(layer, description.Convolution):
-                flow, final = steps.convolve(flow, layer, weights), None
+                flow, known = steps.convolve(flow, layer, weights), {}
             elif isinstance(layer, description.Recurrent):
-                flow, final = run_recurrent(flow, layer, weights)
+                flow, known = self._run_recurrent(flow, number, layer)
             else:
-                flow, final = steps.pool(flow, layer, weights, final), None
+                flow, known = steps.pool(flow, layer, weights, known), {}
         return flow
+
+    def _run_recurrent(
+        self, batch: Ragged, number: int, layer: description.Recurrent
+    ) -> tuple[Ragged, dict[str, np.ndarray | None]]:
+        after = self._neighbour(number, 1)
+        if number in self._engine_layers:
+            runner = self._engine_layers[number]
+            pooling = self.description[after] if self._is(after, description.Pooling) else None
+            pooled = isinstance(pooling, description.Pooling) and runner.can_pool(pooling.kinds)
+            result = runner.run(batch, pooled=pooled)
+        else:
+            result = run_recurrent(batch, layer, self._weights[number])
+        known = {"last": result.final, "max": result.max_values, "mean": result.mean_values}
+        return batch if result.outputs is None else result.outputs, known
+
+
+def _rebuild(
+    layers: tuple[description.Layer, ...],
+    weights: list[dict[str, np.ndarray]],
+    backend: str,
+    precision: str,
+    threads: int | None,
+) -> Model:
+    named = {f"layers.{number}.{name}": value for number, part in enumerate(weights) for name, value in part.items()}
+    return Model(layers, named, backend=backend, precision=precision, threads=threads)
 
 
 def check_weights(layers: tuple[description.Layer, ...], weights: Mapping[str, np.ndarray]) -> None:

@@ -1,7 +1,7 @@
-"""Recurrent layers without torch: the native engine where it is there, else a loop over steps with numpy.
+"""Recurrent layers with numpy alone: for machines where the native engine is not there.
 
-The loop walks time-major over the sequences that still have steps, longest first, so there is no padding. Imports
-numpy, `data.ragged`, `description`, `engine`.
+A loop walks time-major over the sequences that still have steps, longest first, so there is no padding. Imports numpy,
+`data.ragged`, `description`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,29 @@ from bilstm import description
 from bilstm.data.ragged import Ragged
 from bilstm.runtime.steps import sigmoid
 
-__all__ = ["merge_directions", "run_recurrent"]
+__all__ = ["RecurrentResult", "merge_directions", "run_recurrent"]
 
 
-def run_recurrent(
-    batch: Ragged, layer: description.Recurrent, weights: Mapping[str, np.ndarray]
-) -> tuple[Ragged, np.ndarray]:
+@dataclass(frozen=True)
+class RecurrentResult:
+    """What the layers of one recurrent description give.
+
+    Parameters
+    ----------
+    outputs : Ragged of values (steps, output_size), or None if only pooled values were asked for
+    final : ndarray of shape (batch, output_size)
+        Last state of each direction of the last layer, merged like the outputs.
+    max_values, mean_values : ndarray of shape (batch, output_size), optional
+        Largest and mean output of each sequence, where they were computed inside.
+    """
+
+    outputs: Ragged | None
+    final: np.ndarray
+    max_values: np.ndarray | None = None
+    mean_values: np.ndarray | None = None
+
+
+def run_recurrent(batch: Ragged, layer: description.Recurrent, weights: Mapping[str, np.ndarray]) -> RecurrentResult:
     """Run all layers of one description.
 
     Parameters
@@ -29,12 +46,6 @@ def run_recurrent(
     layer : description.Recurrent
     weights : mapping of parameter name to ndarray
         With torch's names and gate order.
-
-    Returns
-    -------
-    outputs : Ragged of values (steps, output_size)
-    final : ndarray of shape (batch, output_size)
-        Last state of each direction of the last layer, merged like the outputs.
     """
     values, final = batch.values, np.zeros((len(batch), layer.output_size), dtype=np.float32)
     # Directions that the description keeps apart stand side by side here: pooling reads them as one vector.
@@ -44,7 +55,7 @@ def run_recurrent(
         runs = [_run_direction(batch.with_values(values), layer, _weights(weights, suffix)) for suffix in suffixes]
         values = merge_directions([outputs for outputs, _ in runs], mode)
         final = merge_directions([last for _, last in runs], mode)
-    return batch.with_values(values), final
+    return RecurrentResult(batch.with_values(values), final)
 
 
 def merge_directions(directions: list[np.ndarray], mode: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from bilstm import description
 from bilstm.data.ragged import Ragged
 from bilstm.errors import ShapeError
 
-__all__ = ["convolve", "embed", "map_linear", "pool", "sigmoid"]
+__all__ = ["check_ids", "convolve", "embed", "map_linear", "pool", "sigmoid"]
 
 Weights = Mapping[str, np.ndarray]
 
@@ -40,14 +40,13 @@ _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def embed(batch: Ragged, layer: description.Embedding, weights: Weights) -> Ragged:
-    """Look up one vector per token id: (steps,) -> (steps, size).
+def embed(batch: Ragged, weights: Weights) -> Ragged:
+    """Look up one vector per token id: (steps,) -> (steps, size)."""
+    return batch.with_values(weights["weight"][batch.values])
 
-    Raises
-    ------
-    ShapeError
-        If ids are not integers, or one is no row of the table; the message names the first and its sequence.
-    """
+
+def check_ids(batch: Ragged, layer: description.Embedding) -> None:
+    """Raise ShapeError, naming the first wrong id and its sequence, unless ids are integers and rows of the table."""
     ids = batch.values
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise ShapeError(f"token ids must be integers of shape (steps,), got {ids.dtype} of shape {ids.shape}.")
@@ -57,7 +56,6 @@ def embed(batch: Ragged, layer: description.Embedding, weights: Weights) -> Ragg
         row = int(np.searchsorted(batch.offsets, step, side="right")) - 1
         place = f"sequence {row}, step {step - int(batch.offsets[row])}"
         raise ShapeError(f"token ids must be 0 to {layer.vocabulary_size - 1}, found {ids[step]} in {place}.")
-    return batch.with_values(weights["weight"][ids])
 
 
 def map_linear(values: np.ndarray, layer: description.Linear, weights: Weights) -> np.ndarray:
@@ -82,10 +80,13 @@ def convolve(batch: Ragged, layer: description.Convolution, weights: Weights) ->
     return batch.with_values(_ACTIVATIONS[layer.activation](sums[places - left]))
 
 
-def pool(batch: Ragged, layer: description.Pooling, weights: Weights, final: np.ndarray | None) -> np.ndarray:
+def pool(
+    batch: Ragged, layer: description.Pooling, weights: Weights, known: Mapping[str, np.ndarray | None]
+) -> np.ndarray:
     """Turn each sequence into one vector: (steps, input_size) -> (batch, input_size * len(kinds)).
 
-    `final` are the last states of a recurrent layer, for "last"; without them it is the last step.
+    `known` holds kinds that a recurrent layer has computed already: its final states are "last" in place of the last
+    step.
     """
     pooled = np.zeros((len(batch), len(layer.kinds), layer.input_size), dtype=np.float32)
     scores = None
@@ -93,8 +94,8 @@ def pool(batch: Ragged, layer: description.Pooling, weights: Weights, final: np.
         projected = np.tanh(batch.values @ weights["attention_weight"].T + weights["attention_bias"])
         scores = projected @ weights["attention_query"]
     for number, kind in enumerate(layer.kinds):
-        if kind == "last" and final is not None:
-            pooled[:, number] = final
+        if (values := known.get(kind)) is not None:
+            pooled[:, number] = values
             continue
         for row in np.flatnonzero(batch.lengths):
             start, end = batch.offsets[row], batch.offsets[row + 1]
