@@ -64,7 +64,7 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes], *, replaces: Co
             finally:
                 if not is_done and _is_still(draft, lock):
                     _remove_quietly(draft)
-                os.close(lock)
+                _close(lock)
     finally:
         if not is_done:
             _remove_parents(made)
@@ -198,6 +198,12 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    """Close what was opened for reading: it is closed even if the system reports an error, and nothing can be lost."""
+    with suppress(OSError):
         os.close(descriptor)
 
 
@@ -224,7 +230,7 @@ def _sync(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def exchange(first: Path, second: Path) -> bool:
@@ -348,7 +354,7 @@ def _is_abandoned(folder: Path) -> bool:
     except OSError:
         return False
     finally:
-        os.close(descriptor)
+        _close(descriptor)
     return True
 
 
