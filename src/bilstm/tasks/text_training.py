@@ -25,7 +25,7 @@ from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokeni
 from bilstm.data.vocabulary import IdEncoder, TextEncoder
 from bilstm.description import Layer
 from bilstm.errors import DataError, MissingExtraError
-from bilstm.metrics import fit_temperature
+from bilstm.metrics import Temperature, fit_temperature
 from bilstm.metrics.multilabel import micro_f1
 from bilstm.runtime.model import Model as RuntimeModel
 from bilstm.tasks.text_classification import (
@@ -62,6 +62,9 @@ class Outcome:
     dev_targets, dev_outputs, dev_logits : ndarray
         Of the development part, in the order of its rows.
     dev_metrics, baseline_metrics : dict
+    dev_metrics_before : dict or None
+        The model's before temperature scaling; None for numbers.
+    temperature : Temperature or None
     seconds : dict of str to float
         Wall time of each phase.
     notes : list of str
@@ -77,6 +80,8 @@ class Outcome:
     dev_logits: np.ndarray
     dev_metrics: dict[str, Any]
     baseline_metrics: dict[str, Any] | None
+    dev_metrics_before: dict[str, Any] | None = None
+    temperature: Temperature | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -133,7 +138,7 @@ def fit(
     with clock.phase("encode"):
         encoder, train_ids = _build_encoder(train_texts, config)
         dev_ids = encoder.encode(dev_texts)  # type: ignore[arg-type]
-    linear, linear_metrics = None, None
+    linear = None
     if baseline:
         with clock.phase("linear baseline"):
             linear = _fit_baseline(train_texts, train_targets, dev_texts, dev_targets, labels, config.seed)
@@ -149,19 +154,28 @@ def fit(
     model = TextModel(encoder, labels, RuntimeModel(layers, weights), weights, shift=shift, scale=scale)
     with clock.phase("evaluate"):
         dev_logits = model.logits_of_ids(dev_ids)
-        notes = []
+        temperature, before = None, None
         if labels.kind != "regression":
-            fitted = fit_temperature(dev_logits[:, 0] if labels.kind == "binary" else dev_logits, dev_targets)
-            model.temperature = fitted.value
-            notes += [fitted.note] if fitted.note else []
+            before = model.measure(model.decode(dev_logits), dev_targets)
+            temperature = fit_temperature(dev_logits[:, 0] if labels.kind == "binary" else dev_logits, dev_targets)
+            model.temperature = temperature.value
         dev_outputs = model.decode(dev_logits)
-        dev_metrics = model.measure(dev_outputs, dev_targets)
-        if linear is not None:
-            linear_metrics = model.measure(linear.dev_probabilities, dev_targets)
     return Outcome(
-        model, result, linear, train_rows, dev_rows, dev_targets, dev_outputs, dev_logits, dev_metrics, linear_metrics,
-        clock.seconds, notes,
-    )  # fmt: skip
+        model=model,
+        result=result,
+        baseline=linear,
+        train_rows=train_rows,
+        dev_rows=dev_rows,
+        dev_targets=dev_targets,
+        dev_outputs=dev_outputs,
+        dev_logits=dev_logits,
+        dev_metrics=model.measure(dev_outputs, dev_targets),
+        baseline_metrics=None if linear is None else model.measure(linear.dev_probabilities, dev_targets),
+        dev_metrics_before=before,
+        temperature=temperature,
+        seconds=clock.seconds,
+        notes=[temperature.note] if temperature is not None and temperature.note else [],
+    )
 
 
 @dataclass(frozen=True)

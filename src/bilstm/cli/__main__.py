@@ -1,0 +1,8 @@
+"""`python -m bilstm.cli`."""
+
+import sys
+
+from bilstm.cli.app import main
+
+if __name__ == "__main__":
+    sys.exit(main())
