@@ -4,8 +4,8 @@ Step `encode` of the way of the data: `Records -> tokens -> ids`. A tokenizer is
 into the model folder and read back through a closed schema. Imports the standard library; `BytePairTokenizer` needs the
 extra `text` (Hugging Face tokenizers), imported when it is trained or loaded.
 
-Speed: a text is prepared by whole-string operations and its words are found by one compiled expression; 12,000 to 18,000
-film reviews (240 tokens each) a second on one core, ids included. What makes results equal, should a native tokenizer
+Speed: a text is prepared by whole-string operations and its words are found by one compiled expression; 12,000 to
+18,000 film reviews (240 tokens each) a second on one core, ids included. What makes results equal, should a native tokenizer
 replace this: the steps of `_prepare` in their order, then the expression for ASCII or for other texts; the two agree on
 ASCII.
 """
@@ -162,7 +162,8 @@ def _word_expression(is_ascii: bool, is_lowercased: bool) -> re.Pattern[str]:
     else:
         # `\w` lacks combining marks (vowels of many scripts); joiners stand inside Persian and Indic words
         letter, word = r"[^\W_]", rf"(?:[^\W_]+[{_combining_marks()}\u200c\u200d]*)+"
-        base = "[\u231a-\u23ff\u25aa-\u25fe\u2600-\u27bf\u2934\u2935\u2b05-\u2b55\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
+        symbols = "\u231a-\u23ff\u25aa-\u25fe\u2600-\u27bf\u2934\u2935\u2b05-\u2b55\u3030\u303d\u3297\u3299"
+        base = f"[{symbols}\U0001f000-\U0001faff]"
         modifiers = "[\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]*"
         emoji = ["[\U0001f1e6-\U0001f1ff]{2}", f"{base}{modifiers}(?:\u200d{base}{modifiers})*"]
     alternatives = [
