@@ -117,11 +117,19 @@ def test_wilson_interval_by_hand():
     assert ours.wilson_interval(2, 4) == pytest.approx((0.5 - half, 0.5 + half))
 
 
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (3, 3), (0, 5), (12, 4), (4, 12), (700, 640), (9000, 9000)])
+def test_mcnemar_equals_the_binomial_test_of_scipy(first, second):
+    expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    # lgamma of numbers near 18,000 is exact to 1e-15 of about 160,000
+    assert ours.mcnemar_p_value(first, second) == pytest.approx(expected, rel=1e-9)
+    assert ours.mcnemar_p_value(0, 5) == pytest.approx(2 / 32)
+
+
 def test_scores_without_a_value_are_null_with_a_reason_and_json_stays_strict():
     probabilities = np.array([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]])
     found = evaluate_classification(probabilities, np.array([0, 1]), ["a", "b", "c"])
     assert found["roc_auc"] is None
-    assert "class 2" in found["undefined"]["roc_auc"]
+    assert "class 'c' has none" in found["undefined"]["roc_auc"]
     assert [row["precision"] for row in found["per_class"]] == [0.5, None, None]
     assert [row["recall"] for row in found["per_class"]] == [1.0, 0.0, None]
     with warnings.catch_warnings():

@@ -7,6 +7,7 @@ Letters 27 (ROC AUC as a rank statistic). Where classes are missing the conventi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -36,6 +37,7 @@ __all__ = [
     "expected_calibration_error",
     "log_loss",
     "macro_average",
+    "mcnemar_p_value",
     "precision_recall_f1",
     "reliability_bins",
     "roc_auc",
@@ -170,8 +172,10 @@ def binary_roc_auc(is_positive: np.ndarray, scores: np.ndarray) -> float:
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def roc_auc(targets: np.ndarray, probabilities: np.ndarray) -> float:
+def roc_auc(targets: np.ndarray, probabilities: np.ndarray, names: Sequence[str] = ()) -> float:
     """Return ROC AUC: of class 1 where there are two classes, else one-against-rest, plain mean over classes.
+
+    `names` are used in the message where a class is missing.
 
     Raises
     ------
@@ -182,7 +186,8 @@ def roc_auc(targets: np.ndarray, probabilities: np.ndarray) -> float:
     num_classes = probabilities.shape[1]
     absent = np.flatnonzero(np.bincount(targets, minlength=num_classes) == 0)
     if len(absent):
-        raise UndefinedScoreError(f"ROC AUC needs every class; class {int(absent[0])} has no row here.")
+        missing = repr(str(names[absent[0]])) if len(names) else str(absent[0])
+        raise UndefinedScoreError(f"ROC AUC needs rows of every class; class {missing} has none here.")
     classes = [1] if num_classes == 2 else range(num_classes)
     return float(np.mean([binary_roc_auc(targets == index, probabilities[:, index]) for index in classes]))
 
@@ -261,6 +266,34 @@ def expected_calibration_error(targets: np.ndarray, probabilities: np.ndarray, n
     return reliability_bins(targets, probabilities, num_bins).error()
 
 
+def mcnemar_p_value(only_first: int, only_second: int) -> float:
+    """Return how often chance alone would part two equally good classifiers at least as far.
+
+    Parameters
+    ----------
+    only_first, only_second : int
+        Rows that only the first, or only the second, has right; at least 0.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; 1 where the two never differ. Small values mean a real difference.
+
+    Notes
+    -----
+    Exact two-sided binomial test of only_first in only_first + only_second at 1/2: McNemar 1947, Psychometrika 12.
+    """
+    total, fewer = only_first + only_second, min(only_first, only_second)
+    if fewer < 0:
+        raise DataError(f"Counts of rows cannot be negative, got {only_first} and {only_second}.")
+    # terms in logarithms: 2^-total is below the smallest float from 1,075 rows on
+    log_half = total * math.log(0.5)
+    log_terms = [
+        math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) + log_half for k in range(fewer + 1)
+    ]
+    return min(1.0, 2 * math.fsum(math.exp(term) for term in log_terms))
+
+
 def evaluate_classification(
     probabilities: np.ndarray, targets: np.ndarray, names: Sequence[str], num_bins: int = DEFAULT_BINS
 ) -> dict[str, Any]:
@@ -311,7 +344,7 @@ def evaluate_classification(
         "macro_precision": macro_average(scores.precision, occurs),
         "macro_recall": macro_average(scores.recall, occurs),
         "macro_f1": macro_average(scores.f1, occurs),
-        "roc_auc": score_or_reason("roc_auc", lambda: roc_auc(targets, probabilities), undefined),
+        "roc_auc": score_or_reason("roc_auc", lambda: roc_auc(targets, probabilities, names), undefined),
         "log_loss": log_loss(targets, probabilities),
         "brier_score": brier_score(targets, probabilities),
         "expected_calibration_error": bins.error(),
