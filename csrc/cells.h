@@ -5,11 +5,14 @@ template <class Stored, class Factor>
 struct ForwardStep {
     int64_t rows;
     const Layout *layout;
-    const float *sums;    // (rows, C)
+    int64_t begin, end;   // units
+    const float *sums;    // of unit `begin` and the first row
+    int64_t stride;       // from row to row of `sums`
+    const float *extra;   // GRU: recurrent sums of gate n, likewise
     Stored *gates;        // (rows, C) activated, may be `sums` itself; null in inference
     Stored *state;        // (rows, state); null in inference
     float *h, *c;         // (rows, Hp), updated
-    Factor *factor;       // (rows, Hk): masked h for the next product
+    Factor *factor;       // (rows, Hk): masked h for the next product; not what this step's products read
     const float *mask;    // (rows, Hp) or null
     float *const *out;    // (rows): where h_t goes, or null
 };
@@ -33,8 +36,8 @@ template <bool kSave, class Stored, class Factor>
 void lstm_step(const ForwardStep<Stored, Factor> &step) {
     const Layout &l = *step.layout;
     for (int64_t r = 0; r < step.rows; ++r) {
-        for (int64_t u = 0; u < l.Hp; u += W) {
-            const float *sums = step.sums + r * l.C + 4 * u;
+        for (int64_t u = step.begin; u < step.end; u += W) {
+            const float *sums = step.sums + r * step.stride + 4 * (u - step.begin);
             const V two = broadcast(2.0f);
             // i and g share one reciprocal
             const V i_below = logistic_denominator(load(sums)), g_above = tanh_numerator(load(sums + 2 * W));
@@ -63,9 +66,9 @@ template <bool kSave, class Stored, class Factor>
 void gru_step(const ForwardStep<Stored, Factor> &step) {
     const Layout &l = *step.layout;
     for (int64_t row = 0; row < step.rows; ++row) {
-        for (int64_t u = 0; u < l.Hp; u += W) {
-            const float *sums = step.sums + row * l.C + 3 * u;
-            const V hn = load(step.sums + row * l.C + l.P + u);
+        for (int64_t u = step.begin; u < step.end; u += W) {
+            const float *sums = step.sums + row * step.stride + 3 * (u - step.begin);
+            const V hn = load(step.extra + row * step.stride + (u - step.begin));
             const V r_below = logistic_denominator(load(sums)), z_below = logistic_denominator(load(sums + W));
             const V shared = reciprocal(r_below * z_below);
             const V r = shared * z_below, z = shared * r_below;
@@ -88,8 +91,8 @@ template <bool kSave, bool kTanh, class Stored, class Factor>
 void rnn_step(const ForwardStep<Stored, Factor> &step) {
     const Layout &l = *step.layout;
     for (int64_t r = 0; r < step.rows; ++r) {
-        for (int64_t u = 0; u < l.Hp; u += W) {
-            const V sum = load(step.sums + r * l.C + u);
+        for (int64_t u = step.begin; u < step.end; u += W) {
+            const V sum = load(step.sums + r * step.stride + (u - step.begin));
             const V h = kTanh ? tanh_of(sum) : at_least(sum, 0.0f);
             if (kSave) store(step.gates + r * l.C + u, h);
             give_state(step, r, u, h);

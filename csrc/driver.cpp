@@ -68,7 +68,7 @@ struct Plan {
 };
 
 int64_t rows_of_shard(const Layout &layout, const Instructions &instructions) {
-    if (instructions.rounds) return layout.H >= 128 ? 32 : 16;
+    if (instructions.rounds) return 32;
     return layout.H >= 128 ? 36 : 24;
 }
 
@@ -222,10 +222,13 @@ struct Backward {
     float *d_rows[2];
 };
 
-int64_t sums_size(const Layout &l) { return l.P * l.Ik + l.P * l.Hp + 2 * l.P; }
+int64_t state_sums(const Layout &l) { return l.P * (l.sums_by_input ? l.Hk : l.Hp); }
+
+int64_t sums_size(const Layout &l) { return l.P * l.Ik + state_sums(l) + 2 * l.P; }
 
 WeightSums sums_at(const Layout &l, float *sums) {
-    return {sums, sums + l.P * l.Ik, sums + l.P * (l.Ik + l.Hp), sums + l.P * (l.Ik + l.Hp) + l.P};
+    float *state = sums + l.P * l.Ik, *bias = state + state_sums(l);
+    return {sums, state, bias, bias + l.P};
 }
 
 // Groups of neighbouring shards with nearly equal numbers of steps. More groups keep more threads busy, fewer leave less
@@ -284,20 +287,22 @@ void reduce_block(void *argument, int64_t number, int) {
     const int64_t groups = static_cast<int64_t>(b.groups.size()) - 1, blocks = l.P / l.lanes;
     const int64_t d = number / blocks, block = number % blocks;
     const int64_t gate = block % l.gates, unit = block / l.gates * l.lanes;
+    const int64_t step = l.sums_by_input ? l.P : 1;
+    // Sums of row p lie `step` apart.
     const auto add_row = [&](int64_t offset, int64_t size, void *to_array, int64_t row) {
         if (to_array == nullptr) return;
         float *to = static_cast<float *>(to_array) + row * size;
         std::memset(to, 0, static_cast<size_t>(size) * sizeof(float));
         for (int64_t k = 0; k < groups; ++k) {
             const float *from = b.sums + (d * groups + k) * b.sums_size + offset;
-            for (int64_t i = 0; i < size; ++i) to[i] += from[i];
+            for (int64_t i = 0; i < size; ++i) to[i] += from[i * step];
         }
     };
     for (int64_t lane = 0; lane < l.lanes && unit + lane < l.H; ++lane) {
         const int64_t p = block * l.lanes + lane, row = gate * l.H + unit + lane;
-        const int64_t state = l.P * l.Ik, input_bias = state + l.P * l.Hp, state_bias = input_bias + l.P;
-        add_row(p * l.Ik, l.I, call.d_w_ih[d], row);
-        add_row(state + p * l.Hp, l.H, call.d_w_hh[d], row);
+        const int64_t state = l.P * l.Ik, input_bias = state + state_sums(l), state_bias = input_bias + l.P;
+        add_row(l.sums_by_input ? p : p * l.Ik, l.I, call.d_w_ih[d], row);
+        add_row(state + (l.sums_by_input ? p : p * l.Hp), l.H, call.d_w_hh[d], row);
         add_row(input_bias + p, 1, call.d_b_ih[d], row);
         add_row((l.cell == BILSTM_GRU ? state_bias : input_bias) + p, 1, call.d_b_hh[d], row);
     }

@@ -81,7 +81,8 @@ INLINE int64_t input_step(const Item &item, int64_t r, int64_t s) {
 struct ForwardMemory {
     float *h, *c, *mask, *best, *total, *sums;
     int32_t *best_step;
-    Factor *factor, *x;
+    Factor *factor, *other_factor, *x;
+    float *panel;
     float **out;
 
     ForwardMemory(const Layout &l, int64_t rows, Pieces &pieces) {
@@ -94,6 +95,8 @@ struct ForwardMemory {
         best_step = pieces.take<int32_t>(rows * l.Hp);
         out = pieces.take<float *>(rows);
         factor = pieces.take<Factor>(padded * l.Hk);
+        other_factor = pieces.take<Factor>(Products::kInputFirst ? 0 : padded * l.Hk);
+        panel = pieces.take<float>(Products::kInputFirst ? 0 : padded * 4 * W);
         x = pieces.take<Factor>(chunk * l.Ik);
         sums = pieces.take<float>((Products::kInputFirst ? chunk : padded) * l.C);
     }
@@ -181,6 +184,34 @@ void read_chunk(const Item &item, int64_t s, int64_t end, const ForwardMemory &m
     }
 }
 
+// One step, panel of units by panel: the product into a small buffer, then the gates while it is in the nearest cache.
+template <bool kSave, class Pr>
+void panels_step(const Item &item, ForwardStep<Stored, Factor> step, const ForwardMemory &m, const Factor *x,
+                 const Factor *h) {
+    const Layout &l = *item.layout;
+    const int64_t vectors = l.P / W, width = Pr::width(l), units = l.cell == BILSTM_RNN_TANH || l.cell == BILSTM_RNN_RELU
+                                                                     ? 4 * W : W;
+    const float *from = x != nullptr ? item.weights->bias : m.sums;
+    const int64_t from_stride = x != nullptr ? 0 : 4 * l.C;
+    for (int64_t v = 0, unit = 0; v < vectors; v += width, unit += units) {
+        const int64_t tiles = smaller(width, vectors - v);
+        Pr::step_product(l, *item.weights, step.rows, v, tiles, x, h, from, from_stride, m.panel, 4 * 4 * W);
+        step.begin = unit;
+        step.end = smaller(unit + units, l.Hp);
+        step.sums = m.panel;
+        step.stride = 4 * W;
+        step.extra = m.panel + 3 * W;
+        cell_step<kSave>(step);
+    }
+}
+
+template <class T>
+INLINE void swap_pointers(T &a, T &b) {
+    const T c = a;
+    a = b;
+    b = c;
+}
+
 template <bool kSave, class Pr>
 void forward_shard(const Item &item) {
     const Layout &l = *item.layout;
@@ -196,6 +227,8 @@ void forward_shard(const Item &item) {
     for (int64_t k = 0; k < shard.rows * l.Hp; ++k) m.best[k] = m.total[k] = 0.0f, m.best_step[k] = -1;
     __builtin_memset(m.factor, 0, static_cast<size_t>((shard.rows + Products::kExtraRows) * l.Hk) * sizeof(Factor));
     if (!Products::kInputFirst) {  // padding of the rows is read as factors
+        const size_t bytes = static_cast<size_t>((shard.rows + Products::kExtraRows) * l.Hk) * sizeof(Factor);
+        __builtin_memset(m.other_factor, 0, bytes);
         const int64_t rows = forward_chunk(l) + shard.rows + Products::kExtraRows;
         __builtin_memset(m.x, 0, static_cast<size_t>(rows * l.Ik) * sizeof(Factor));
     }
@@ -207,35 +240,38 @@ void forward_shard(const Item &item) {
     }
     Stored *gates = kSave ? reinterpret_cast<Stored *>(item.saved_gates) + shard.first * l.C : nullptr;
     Stored *state = kSave ? reinterpret_cast<Stored *>(item.saved_state) + shard.first * l.state : nullptr;
+    Factor *factor = m.factor, *other_factor = m.other_factor;
     int64_t live = shard.rows;
     for (int64_t s = 0; s < (shard.rows > 0 ? shard.length[0] : 0);) {
         const Chunk chunk = chunk_from(shard, s, live, forward_chunk(l));
         // In float32 the saved rows are where the sums grow; they are overwritten by the gates in place.
         float *sums = kSave && Products::kInputFirst ? reinterpret_cast<float *>(gates) : m.sums;
         if (Products::kInputFirst || !has_table) read_chunk(item, s, chunk.end, m, sums);
-        if (Products::kInputFirst && !has_table) {
-            Products::input_product(l, *item.weights, chunk.rows, reinterpret_cast<const float *>(m.x), sums);
+        if constexpr (Pr::kInputFirst) {
+            if (!has_table) Pr::input_product(l, *item.weights, chunk.rows, m.x, sums);
         }
         const Factor *x = m.x;
         for (; s < chunk.end; ++s) {
             while (shard.length[live - 1] <= s) --live;
-            if constexpr (Pr::kInputFirst) {
-                Products::recurrent_product(l, *item.weights, live, m.factor, sums);
-            } else {
-                if (has_table) read_chunk(item, s, s + 1, m, m.sums);
-                Pr::step_product(l, *item.weights, live, has_table ? nullptr : x, m.factor, m.sums);
-                x += live * l.Ik;
-            }
             if (call.outputs != nullptr) {
                 for (int64_t r = 0; r < live; ++r) {
                     m.out[r] = static_cast<float *>(call.outputs) + (input_step(item, r, s) * l.D + item.d) * l.H;
                 }
             }
-            const ForwardStep<Stored, Factor> step{live, &l,  sums,     gates,
-                                                   state, m.h, m.c,      m.factor,
-                                                   call.recurrent_mask != nullptr ? m.mask : nullptr,
-                                                   call.outputs != nullptr ? m.out : nullptr};
-            cell_step<kSave>(step);
+            ForwardStep<Stored, Factor> step{live,  &l,    0,   l.Hp, sums,
+                                             l.C,   sums + l.P, gates, state, m.h, m.c, m.factor,
+                                             call.recurrent_mask != nullptr ? m.mask : nullptr,
+                                             call.outputs != nullptr ? m.out : nullptr};
+            if constexpr (Pr::kInputFirst) {
+                Pr::recurrent_product(l, *item.weights, live, m.factor, sums);
+                cell_step<kSave>(step);
+            } else {
+                if (has_table) read_chunk(item, s, s + 1, m, m.sums);
+                step.factor = other_factor;
+                panels_step<kSave, Pr>(item, step, m, has_table ? nullptr : x, factor);
+                swap_pointers(factor, other_factor);
+                x += live * l.Ik;
+            }
             if (pools) pool_step(item, m, live, s);
             if (kSave) {
                 gates += live * l.C;

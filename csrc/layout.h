@@ -28,7 +28,8 @@ struct Layout {
     int64_t C;            // the same with the extra part of the GRU
     int64_t Ik, Hk, Pk;   // lengths of rows that are factors of products: input, state, gate gradients
     int64_t state;        // elements of state saved per row: c of the LSTM, h of the GRU, nothing for the RNN
-    int64_t stored_bytes;  // of one saved element
+    int64_t stored_bytes;   // of one saved element
+    int64_t sums_by_input;  // weight gradients are summed as (Ik, P) and (Hk, P), else (P, Ik) and (P, Hp)
 };
 
 // Some sequences, longest first.
@@ -51,8 +52,8 @@ struct Direction {
 
 // Sums of weight gradients over some shards of one direction.
 struct WeightSums {
-    float *w_ih;  // (P, Ik)
-    float *w_hh;  // (P, Hp)
+    float *w_ih;  // (P, Ik) or (Ik, P)
+    float *w_hh;  // (P, Hp) or (Hk, P)
     float *b_ih;  // (P)
     float *b_hh;  // (P); the same as b_ih but for the GRU
 };
