@@ -180,7 +180,9 @@ int check_lstm_only(bilstm_call &call) {
 }
 
 int check_saved(bilstm_call &call, const Kernel &kernel) {
-    const int64_t needed = kernel.saved_bytes(call);
+    bilstm_call chosen = call;  // `kernel` may be auto in the caller's struct, the layout needs the one that runs
+    chosen.kernel = choose(call.kernel, call.precision);
+    const int64_t needed = kernel.saved_bytes(chosen);
     if (call.saved_bytes < needed) {
         return fail(call, BILSTM_ERROR_ARGUMENT, "saved needs %" PRId64 " bytes, got %" PRId64, needed,
                     call.saved_bytes);
