@@ -20,6 +20,7 @@ from bilstm.data.byte_streams import STANDARD_INPUT, ByteStream, Source, TextStr
 from bilstm.data.columns import LabelsWanted, choose_columns
 from bilstm.data.folders import FILE_COLUMN, FolderOfClasses
 from bilstm.data.json_lines import LIST_SEPARATOR, open_json_lines
+from bilstm.data.keras_ids import is_ids_path, read_ids
 from bilstm.data.parquet import PARQUET_MAGIC, open_parquet
 from bilstm.data.ragged import Ragged
 from bilstm.data.tables import BadRows, Table, open_delimited, open_lines
@@ -150,6 +151,10 @@ def read_records(
         raise UsageError("No input was given.", "Name at least one file.")
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"{twice[0]}: the same input was given twice.")
+    if is_ids_path(names[0]):
+        if len(names) > 1:
+            raise UsageError(f"{names[0]}: a file of ids is read alone, {len(names)} inputs were given.")
+        return _records_of_ids(names[0], options)
     gathered = _Gathered(options)
     for name in names:
         with _opened(name, options, gathered.bad_rows) as (table, source):
@@ -184,6 +189,9 @@ def iter_records(
         text, label, labels, encoding, skip_bad_rows, keep_empty_labels, keep_extras, has_quotes, max_bytes
     )
     name = os.fspath(path)
+    if is_ids_path(name):
+        yield _records_of_ids(name, options)
+        return
     gathered = _Gathered(options)
     with _opened(name, options, gathered.bad_rows) as (table, source):
         gathered.start(table)
@@ -212,6 +220,15 @@ class _Options:
     keep_extras: bool
     has_quotes: bool
     max_bytes: int | None
+
+
+def _records_of_ids(path: str, options: _Options) -> Records:
+    ids, labels, source, notes = read_ids(path, options.max_bytes)
+    if labels is None and options.labels == "required":
+        raise DataError(f"{path}: holds no labels (y_train, y_test, or labels).", "Add them to the file.")
+    rows = np.stack([np.zeros(len(ids), dtype=np.int64), np.arange(1, len(ids) + 1)], axis=1)
+    labels = None if options.labels == "none" else labels
+    return Records([], labels, rows, (source,), notes=tuple(notes), ids=ids)
 
 
 @contextmanager

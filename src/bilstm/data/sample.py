@@ -1,8 +1,8 @@
 """The bundled demonstration data: short reviews made by a seeded generator, on which counting words must fail.
 
-Nearly every review holds praise and blame in the same words for both labels; which of them counts is decided by the order
-of the clauses or by a few words far away from them: "whatever the brochure says", "I could not say that", "or so I had
-read; not a word of it is true". A linear model over words and pairs of words sees these parts but not how they belong
+Most reviews hold praise and blame in the same words for both labels; which of them counts is decided by the order of the
+clauses or by a few words far away from them: "although the brochure had promised that", "I would not say that", "or so my
+aunt had said; not a word of it is true". A linear model over words and pairs of words sees these parts but not how they belong
 together. The sentences are ours, and generated: say so wherever they are shown. Imports the standard library.
 """
 
@@ -103,12 +103,12 @@ _UNTRUE_THAT = (
     "I refuse to believe that", "it is a myth that",
 )  # fmt: skip
 _RIGHT = (
-    "{he} was right on every count", "and every word of it is true", "I can only agree", "which is exactly how it was",
-    "{he} did not exaggerate", "and so it was",
+    "that is right on every count", "and every word of it is true", "I can only agree", "and that is how it was",
+    "no exaggeration there", "and so it was",
 )  # fmt: skip
 _WRONG = (
-    "{he} was wrong on every count", "and not a word of it is true", "I can only disagree", "which is not at all how it was",
-    "{he} must have been dreaming", "and so it was not",
+    "that is wrong on every count", "and not a word of it is true", "I can only disagree", "and that is not how it was",
+    "a pure invention", "and so it was not",
 )  # fmt: skip
 _FIRST_TIME = ("at first", "in the beginning", "for the first few minutes", "to begin with", "early on")
 _LAST_TIME = ("in the end", "by the time we left", "at long last", "before it was over", "when it mattered")
@@ -127,14 +127,14 @@ class _Writer:
 
     def pick(self, choices: tuple[str, ...]) -> str:
         """Choose one phrase and fill in the thing."""
-        return self.random.choice(choices).format(thing=self.thing, he=self.random.choice(("he", "she")))
+        return self.random.choice(choices).format(thing=self.thing)
 
     def quality(self, sign: int) -> str:
         """Praise (1) or blame (-1), with a degree."""
         return self.random.choice(_DEGREES) + self.random.choice(_ADJECTIVES[sign])
 
     def claim(self, sign: int) -> str:
-        """Say something good or bad; the same words whoever says it, so that neighbours of an adjective tell nothing."""
+        """Say something good or bad, always in these words, so that the neighbours of an adjective tell nothing."""
         part = self._parts.pop()
         if self._parts and self.random.random() < 0.3:
             return f"the {part} was {self.quality(sign)} and the {self._parts.pop()} {self.quality(sign)}"
@@ -200,13 +200,13 @@ def _expectation(w: _Writer, sign: int) -> str:
 # The share of each form; only the plain reviews can be judged by their words alone.
 _FORMS: tuple[tuple[Callable[[_Writer, int], str], int], ...] = (
     (_plain, 30),
-    (_hearsay_first, 15),
-    (_hearsay_last, 15),
-    (_denial, 12),
+    (_hearsay_first, 14),
+    (_hearsay_last, 14),
+    (_denial, 11),
     (_verdict_at_the_end, 10),
     (_not_only, 6),
     (_change, 8),
-    (_expectation, 4),
+    (_expectation, 7),
 )
 
 

@@ -5,9 +5,9 @@ into the model folder and read back through a closed schema. Imports the standar
 extra `text` (Hugging Face tokenizers), imported when it is trained or loaded.
 
 Speed: a text is prepared by whole-string operations and its words are found by one compiled expression; 12,000 to
-18,000 film reviews (240 tokens each) a second on one core, ids included. What makes results equal, should a native tokenizer
-replace this: the steps of `_prepare` in their order, then the expression for ASCII or for other texts; the two agree on
-ASCII.
+18,000 film reviews (240 tokens each) a second on one core, ids included. What makes results equal, should a native
+tokenizer replace this: the steps of `_prepare` in their order, then the expression for ASCII or for other texts; the two
+agree on ASCII.
 """
 
 from __future__ import annotations
