@@ -24,10 +24,13 @@ from bilstm.layers import (
     randomness,
     weights_of,
 )
+from bilstm.layers.engine_op import engine_can_run
 from bilstm.layers.pooling import last_steps, segment_max, segment_softmax, segment_sum
 from layer_strategies import VOCABULARY, id_batches, layer_stacks
 
 LENGTHS = [3, 0, 1, 6, 0, 2]
+_REFUSAL = engine_can_run(torch.float32)
+needs_engine = pytest.mark.skipif(_REFUSAL is not None, reason=f"engine: {_REFUSAL}")
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +199,7 @@ def attention_score(layer: Pooling, step: torch.Tensor) -> float:
 class TestPooling:
     def pooled(self, kinds, batch, final=None, seed=0):
         layer = Pooling(4, kinds, randomness=Randomness(seed)).double()
-        return layer, layer(batch, final)
+        return layer, layer(batch, {"last": final})
 
     def test_each_kind_by_its_formula(self):
         batch = batch_of()
@@ -346,13 +349,36 @@ class TestModel:
         embedded = model.embed(IDS)
         leaf = embedded.with_values(embedded.values.detach().requires_grad_())
         logits = model.run_from_embedded(leaf)
-        assert torch.equal(logits, model(IDS))
+        # The whole may gather and pool inside the engine, so the order of sums may differ.
+        close(logits, model(IDS), 1e-6)
         (gradient,) = torch.autograd.grad(logits[:, 0].sum(), leaf.values)
         with torch.no_grad():
             moved = leaf.with_values(leaf.values + 1e-3 * gradient)
             rise = model.run_from_embedded(moved)[:, 0].sum() - logits[:, 0].sum()
         # To first order the logits rise by the step times the squared gradient.
         assert rise.item() == pytest.approx(1e-3 * gradient.pow(2).sum().item(), rel=0.05)
+
+    @needs_engine
+    @given(layers=layer_stacks(), sequences=id_batches, training=st.booleans())
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    def test_what_the_engine_fuses_changes_nothing(self, layers, sequences, training):
+        """Embedding and pooling inside the engine against the same model on torch: outputs and all gradients."""
+        results = []
+        for backend in ("torch", "engine"):
+            model = build_model(layers, Randomness(1), backend=backend).train(training)
+            model.randomness.start_step(2, 3)
+            result = model(Ragged.of(sequences))
+            result = result.values if isinstance(result, Ragged) else result
+            factors = torch.randn(result.shape, generator=torch.Generator().manual_seed(4))
+            gradients = torch.autograd.grad((result * factors).sum(), list(model.parameters()), allow_unused=True)
+            results.append((result, gradients))
+        close(results[1][0], results[0][0], 5e-5)
+        for (name, parameter), ours, theirs in zip(model.named_parameters(), *(r[1] for r in results), strict=True):
+            zero = torch.zeros_like(parameter)
+            ours, theirs = (zero if gradient is None else gradient for gradient in (ours, theirs))
+            torch.testing.assert_close(
+                ours, theirs, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
     def test_without_pooling_the_logits_stay_ragged(self):
         layers = (STACK[1], description.Recurrent("gru", 5, 4), description.Linear(8, 3))

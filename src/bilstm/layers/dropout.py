@@ -33,6 +33,11 @@ class Dropout(nn.Module):
         description.check_layer(self.description)
         self.randomness = Randomness() if randomness is None else randomness
 
+    @property
+    def is_active(self) -> bool:
+        """Whether anything is dropped now."""
+        return self.training and self.description.rate > 0
+
     def forward(self, batch: Ragged | Tensor, final: Tensor | None = None) -> tuple[Ragged | Tensor, Tensor | None]:
         """Drop features of steps and, where there are, of the final states that pooling "last" will read.
 
@@ -46,9 +51,9 @@ class Dropout(nn.Module):
         -------
         batch, final : of the shapes given
         """
-        rate = self.description.rate
-        if not self.training or rate == 0:
+        if not self.is_active:
             return batch, final
+        rate = self.description.rate
         if isinstance(batch, Tensor):
             return batch * self.randomness.mask(tuple(batch.shape), rate, batch), final
         values = batch.values

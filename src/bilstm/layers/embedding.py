@@ -67,16 +67,14 @@ class Embedding(nn.Module):
         nn.init.uniform_(self.weight, -0.05, 0.05, generator=self.randomness.generator)
 
     def forward(self, batch: Ragged) -> Ragged:
-        """Ids (total_steps,) to vectors (total_steps, size).
+        """Ids (total_steps,) to vectors (total_steps, size); ids as :meth:`check_ids` wants them."""
+        self.check_ids(batch)
+        return batch.with_values(self.weight.index_select(0, batch.values))
 
-        Raises
-        ------
-        ShapeError
-            If an id is not a row of the table; the message names the first one and its step.
-        """
+    def check_ids(self, batch: Ragged) -> None:
+        """Raise ShapeError, naming the first wrong id and its step, unless every id is a row of the table."""
         ids: Tensor = batch.values
         size = self.description.vocabulary_size
         if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= size):
             step = int(((ids < 0) | (ids >= size)).nonzero()[0])
             raise ShapeError(f"token ids must be 0 to {size - 1}, found {int(ids[step])} at step {step} of the batch.")
-        return batch.with_values(self.weight.index_select(0, ids))

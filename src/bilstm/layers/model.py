@@ -18,6 +18,7 @@ from bilstm.errors import ShapeError, UsageError
 from bilstm.layers.convolution import Convolution
 from bilstm.layers.dropout import Dropout
 from bilstm.layers.embedding import Embedding, WordDropout
+from bilstm.layers.engine_op import Precision
 from bilstm.layers.linear import Linear
 from bilstm.layers.padding import host_offsets
 from bilstm.layers.pooling import Pooling
@@ -57,7 +58,7 @@ class Model(nn.Module):
         -------
         Tensor of shape (batch, output_size), or, without a pooling layer, Ragged of (total_steps, output_size)
         """
-        return self.run_from_embedded(self.embed(batch))
+        return self._run(self._as_tensors(batch), 0)
 
     def embed(self, batch: Ragged) -> Ragged:
         """Run the layers up to and with the embedding: ids (total_steps,) -> vectors (total_steps, size)."""
@@ -78,19 +79,35 @@ class Model(nn.Module):
         -------
         As :meth:`forward`.
         """
+        return self._run(batch, self._embedding_end)
+
+    def _run(self, batch: Ragged, start: int) -> Tensor | Ragged:
         flow: Ragged | Tensor = batch
-        final: Tensor | None = None  # last states of a recurrent layer, until a layer changes the features
-        for layer in self.layers[self._embedding_end :]:
-            if isinstance(layer, Recurrent):
-                result = layer(flow, with_cell_state=False)
-                flow, final = result.outputs, result.final
+        table: Tensor | None = None  # an embedding whose rows the next recurrent layer gathers itself
+        known: dict[str, Tensor | None] = {}  # pooled values that a recurrent layer gave, until the features change
+        for number, layer in enumerate(self.layers[start:], start):
+            if isinstance(layer, Embedding) and isinstance(flow, Ragged) and self._feeds(number, Recurrent):
+                layer.check_ids(flow)
+                table = layer.weight
+            elif isinstance(layer, Recurrent):
+                pooled_only = self._feeds(number, Pooling, without="attention")
+                result = layer(flow, with_cell_state=False, embedding=table, pooled_only=pooled_only)
+                flow, table = (flow if result.outputs is None else result.outputs), None
+                known = {"last": result.final, "max": result.max_values, "mean": result.mean_values}
             elif isinstance(layer, Dropout):
-                flow, final = layer(flow, final)
+                flow, known["last"] = layer(flow, known.get("last"))
             elif isinstance(layer, Pooling):
-                flow, final = layer(flow, final), None
+                flow, known = layer(flow, known), {}
             else:
-                flow, final = layer(flow), None
+                flow, known = layer(flow), {}
         return flow
+
+    def _feeds(self, number: int, kind: type[nn.Module], without: str = "") -> bool:
+        """Whether the next layer, leaving out dropout that does nothing now, is of a kind (and does not pool so)."""
+        for layer in self.layers[number + 1 :]:
+            if not (isinstance(layer, Dropout) and not layer.is_active):
+                return isinstance(layer, kind) and without not in getattr(layer.description, "kinds", ())
+        return False
 
     @property
     def _embedding_end(self) -> int:
@@ -108,7 +125,7 @@ def build_model(
     randomness: Randomness,
     *,
     backend: str = "auto",
-    precision: str = "float32",
+    precision: Precision = "float32",
     threads: int | None = None,
 ) -> Model:
     """Make torch modules of a description.
@@ -138,7 +155,7 @@ def build_model(
 
 
 def _build_layer(
-    layer: description.Layer, randomness: Randomness, backend: str, precision: str, threads: int | None
+    layer: description.Layer, randomness: Randomness, backend: str, precision: Precision, threads: int | None
 ) -> nn.Module:
     if isinstance(layer, description.WordDropout):
         return WordDropout(layer.rate, layer.unknown_id, randomness=randomness)

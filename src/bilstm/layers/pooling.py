@@ -11,6 +11,8 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -52,36 +54,39 @@ class Pooling(nn.Module):
                 nn.init.xavier_uniform_(self.attention_weight, generator=self.randomness.generator)
                 nn.init.xavier_uniform_(self.attention_query[None], generator=self.randomness.generator)
 
-    def forward(self, batch: Ragged, final: Tensor | None = None) -> Tensor:
+    def forward(self, batch: Ragged, known: Mapping[description.PoolingKind, Tensor | None] | None = None) -> Tensor:
         """Pool.
 
         Parameters
         ----------
         batch : Ragged of values (total_steps, ...)
             Axes after the first are read as one, `input_size` features together.
-        final : Tensor of shape (batch, ...), optional
-            Final states of a recurrent layer, for "last"; the last step of each sequence without it.
+        known : mapping of kind to Tensor of shape (batch, ...), optional
+            Kinds that a recurrent layer has computed already. Its final states are "last"; without them "last" is the
+            last step of each sequence. If every kind is known, the values of the batch are not read.
 
         Returns
         -------
         Tensor of shape (batch, input_size * len(kinds))
         """
-        batch = batch.with_values(batch.values.flatten(1))
-        if batch.values.shape[1] != self.description.input_size:
-            raise ShapeError(f"pooling reads {self.description.input_size} features, got {batch.values.shape[1]}.")
-        parts = []
-        for kind in self.description.kinds:
-            if kind == "last":
-                parts.append(last_steps(batch) if final is None else final.flatten(1))
-            elif kind == "max":
-                parts.append(segment_max(batch))
-            elif kind == "mean":
-                counts = _lengths(batch).clamp(min=1).to(batch.values.dtype)
-                parts.append(segment_sum(batch) / counts[:, None])
-            else:
-                weights = self.attention_weights(batch)
-                parts.append(segment_sum(batch.with_values(weights.values[:, None] * batch.values)))
+        given = {kind: values.flatten(1) for kind, values in (known or {}).items() if values is not None}
+        if any(kind not in given for kind in self.description.kinds):
+            batch = batch.with_values(batch.values.flatten(1))
+            if batch.values.shape[1] != self.description.input_size:
+                raise ShapeError(f"pooling reads {self.description.input_size} features, got {batch.values.shape[1]}.")
+        parts = [given[kind] if kind in given else self._pool(batch, kind) for kind in self.description.kinds]
         return torch.cat(parts, dim=1)
+
+    def _pool(self, batch: Ragged, kind: description.PoolingKind) -> Tensor:
+        if kind == "last":
+            return last_steps(batch)
+        if kind == "max":
+            return segment_max(batch)
+        if kind == "mean":
+            counts = _lengths(batch).clamp(min=1).to(batch.values.dtype)
+            return segment_sum(batch) / counts[:, None]
+        weights = self.attention_weights(batch)
+        return segment_sum(batch.with_values(weights.values[:, None] * batch.values))
 
     def attention_weights(self, batch: Ragged) -> Ragged:
         """Return how much each step counts, shape (total_steps,); those of a sequence add up to 1."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bilstm import description
 from bilstm.data.ragged import Ragged
 from bilstm.errors import ShapeError
+from bilstm.layers.engine_op import Precision
 from bilstm.layers.padding import host_offsets
 from bilstm.layers.randomness import Randomness
 from bilstm.layers.recurrent_backends import (
@@ -39,7 +40,7 @@ class RecurrentOutput:
 
     Parameters
     ----------
-    outputs : Ragged of values (total_steps, output_size)
+    outputs : Ragged of values (total_steps, output_size), or None if only pooled values were asked for
         State after each step of the last layer, both directions merged. With merge mode None the directions keep an
         axis of their own: (total_steps, 2, hidden_size).
     final : Tensor of shape (batch, output_size)
@@ -49,12 +50,16 @@ class RecurrentOutput:
         Last states of all layers, in torch's order.
     c_n : Tensor of the same shape, or None
         Last cell states; None unless the cell is "lstm" and the cell state was asked for.
+    max_values, mean_values : Tensor of shape (batch, output_size), or None
+        Largest and mean output of each sequence, in place of `outputs` where only those were asked for.
     """
 
-    outputs: Ragged
+    outputs: Ragged | None
     final: Tensor
     h_n: Tensor
     c_n: Tensor | None
+    max_values: Tensor | None = None
+    mean_values: Tensor | None = None
 
 
 class Recurrent(nn.Module):
@@ -112,7 +117,7 @@ class Recurrent(nn.Module):
         *,
         randomness: Randomness | None = None,
         backend: str = "auto",
-        precision: str = "float32",
+        precision: Precision = "float32",
         threads: int | None = None,
     ):
         super().__init__()
@@ -129,7 +134,8 @@ class Recurrent(nn.Module):
             nonlinearity,  # type: ignore[arg-type]
         )
         description.check_layer(self.description)
-        self.backend, self.precision, self.threads = backend, precision, threads
+        self.backend, self.threads = backend, threads
+        self.precision: Precision = precision
         self.randomness = Randomness() if randomness is None else randomness
         for name, shape in description.weight_shapes_of(self.description).items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape)))
@@ -151,17 +157,30 @@ class Recurrent(nn.Module):
                     draw(gate, generator=generator)
 
     def forward(
-        self, batch: Ragged, h_0: Tensor | None = None, c_0: Tensor | None = None, *, with_cell_state: bool = True
+        self,
+        batch: Ragged,
+        h_0: Tensor | None = None,
+        c_0: Tensor | None = None,
+        *,
+        with_cell_state: bool = True,
+        embedding: Tensor | None = None,
+        pooled_only: bool = False,
     ) -> RecurrentOutput:
         """Run all layers.
 
         Parameters
         ----------
         batch : Ragged of values (total_steps, input_size)
+            With an embedding, of token ids (total_steps,).
         h_0, c_0 : Tensor of shape (num_layers * directions, batch, hidden_size), optional
             Initial states, zeros if left out; `c_0` for the LSTM only.
         with_cell_state : bool, default=True
             False leaves `c_n` out, which spares torch's kernel an extra input.
+        embedding : Tensor of shape (vocabulary_size, input_size), optional
+            The first layer reads its rows, gathered inside the engine where that runs.
+        pooled_only : bool, default=False
+            Allow `max_values` and `mean_values` in place of `outputs`, which is then None. Where the backend or the
+            merge mode cannot, the outputs are given all the same.
 
         Raises
         ------
@@ -171,37 +190,58 @@ class Recurrent(nn.Module):
             If the backend cannot run; the message says why.
         """
         offsets = host_offsets(batch)
-        states = self._initial_states(batch, h_0, c_0)
-        chosen = choose_backend(self.backend, batch.values, self.description, self.precision)
+        source = batch.values if embedding is None else embedding
+        chosen = choose_backend(self.backend, source, self.description, self.precision)
+        if embedding is not None and chosen != "engine":
+            batch, embedding = batch.with_values(embedding.index_select(0, batch.values)), None
+        states = self._initial_states(len(batch), source, h_0, c_0)
         masked = self.training and self.description.variational_dropout > 0
         groups = plan_groups(chosen, offsets, batch.values, masked)
         values, results = batch.values, []
         for layer in range(self.description.num_layers):
+            is_last = layer == self.description.num_layers - 1
             call = LayerCall(
-                values,
-                offsets,
-                self.description.cell,
-                self.description.nonlinearity,
-                self._layer_weights(layer),
-                *(state[layer] for state in states),
-                self._recurrent_masks(len(batch), values),
-                with_cell_state,
-                self.precision,
-                self.threads,
-                groups,
+                values=values,
+                offsets=offsets,
+                cell=self.description.cell,
+                nonlinearity=self.description.nonlinearity,
+                weights=self._layer_weights(layer),
+                h_0=states[0][layer],
+                c_0=states[1][layer],
+                masks=self._recurrent_masks(len(batch), source),
+                needs_cell_state=with_cell_state,
+                precision=self.precision,
+                threads=self.threads,
+                groups=groups,
+                embedding=embedding if layer == 0 else None,
+                pools=pooled_only and is_last and chosen == "engine" and self._keeps_directions(),
             )
             results.append(BACKENDS[chosen](call))
-            is_last = layer == self.description.num_layers - 1
-            values = self._merge(results[-1].outputs, keep_apart=is_last)
-            if self.training and self.description.dropout > 0 and not is_last:
-                values = values * self.randomness.mask(tuple(values.shape), self.description.dropout, values)
-        return self._output(batch, values, results)
+            if not is_last:
+                values = self._dropped(self._merge(results[-1].outputs, keep_apart=False))
+        return self._output(batch, results)
 
-    def _output(self, batch: Ragged, values: Tensor, results: list[LayerResult]) -> RecurrentOutput:
-        final = self._merge(list(results[-1].h_n), keep_apart=True)
-        h_n = torch.cat([result.h_n for result in results])
-        last_cells = [result.c_n for result in results if result.c_n is not None]
-        return RecurrentOutput(batch.with_values(values), final, h_n, torch.cat(last_cells) if last_cells else None)
+    def _output(self, batch: Ragged, results: list[LayerResult]) -> RecurrentOutput:
+        last = results[-1]
+        cell_states = [result.c_n for result in results if result.c_n is not None]
+        return RecurrentOutput(
+            batch.with_values(self._merge(last.outputs, keep_apart=True)) if last.outputs else None,
+            self._merge(list(last.h_n), keep_apart=True),
+            torch.cat([result.h_n for result in results]),
+            torch.cat(cell_states) if cell_states else None,
+            last.max_values,
+            last.mean_values,
+        )
+
+    def _keeps_directions(self) -> bool:
+        """Whether pooling each direction alone is pooling the merged outputs."""
+        return not self.description.bidirectional or self.description.merge_mode in ("concat", None)
+
+    def _dropped(self, values: Tensor) -> Tensor:
+        rate = self.description.dropout
+        if not self.training or rate == 0:
+            return values
+        return values * self.randomness.mask(tuple(values.shape), rate, values)
 
     def _merge(self, directions: list[Tensor], *, keep_apart: bool) -> Tensor:
         mode = self.description.merge_mode
@@ -225,19 +265,21 @@ class Recurrent(nn.Module):
         shape = (1 + self.description.bidirectional, batch_size, self.description.hidden_size)
         return self.randomness.mask(shape, rate, like)
 
-    def _initial_states(self, batch: Ragged, h_0: Tensor | None, c_0: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return both states as (num_layers, directions, batch, hidden_size)."""
+    def _initial_states(
+        self, batch_size: int, source: Tensor, h_0: Tensor | None, c_0: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Check shapes and return both states as (num_layers, directions, batch, hidden_size)."""
         directions = 1 + self.description.bidirectional
-        flat = (self.description.num_layers * directions, len(batch), self.description.hidden_size)
-        if batch.values.ndim != 2 or batch.values.shape[1] != self.description.input_size:
+        flat = (self.description.num_layers * directions, batch_size, self.description.hidden_size)
+        if source.ndim != 2 or source.shape[1] != self.description.input_size:
             raise ShapeError(
                 f"the recurrent layer reads {self.description.input_size} features a step, "
-                f"got values of shape {tuple(batch.values.shape)}."
+                f"got values of shape {tuple(source.shape)}."
             )
         states = []
         for name, state in (("h_0", h_0), ("c_0", c_0)):
             if state is None:
-                state = batch.values.new_zeros(flat)
+                state = source.new_zeros(flat)
             elif name == "c_0" and self.description.cell != "lstm":
                 raise ShapeError(f"the cell {self.description.cell!r} has no cell state, but c_0 was given.")
             elif tuple(state.shape) != flat:

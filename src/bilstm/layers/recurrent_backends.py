@@ -27,7 +27,7 @@ from torch import _VF, Tensor
 from bilstm import description
 from bilstm.errors import UsageError
 from bilstm.layers import cells
-from bilstm.layers.engine_op import engine_can_run, has_fast_kernel, recurrent_layer
+from bilstm.layers.engine_op import Precision, engine_can_run, has_fast_kernel, run_recurrent
 from bilstm.layers.padding import PaddedGroup, live_order, padded_groups
 
 __all__ = ["BACKENDS", "Backend", "CellWeights", "LayerCall", "LayerResult", "choose_backend"]
@@ -55,6 +55,7 @@ class LayerCall:
     Parameters
     ----------
     values : Tensor of shape (total_steps, input_size)
+        Or, with an embedding, token ids (total_steps,).
     offsets : ndarray of shape (batch + 1,), int64
     cell : {"lstm", "gru", "rnn"}
     nonlinearity : {"tanh", "relu"}
@@ -71,6 +72,10 @@ class LayerCall:
     threads : int or None
     groups : tuple of PaddedGroup
         Plan for `run_torch`, computed once per batch; empty for the others.
+    embedding : Tensor of shape (vocabulary_size, input_size) or None
+        Rows to gather inside; for `run_engine` only.
+    pools : bool
+        Give the largest and mean output of each sequence in place of the outputs; for `run_engine` only.
     """
 
     values: Tensor
@@ -82,18 +87,30 @@ class LayerCall:
     c_0: Tensor
     masks: Tensor | None
     needs_cell_state: bool
-    precision: str
+    precision: Precision
     threads: int | None
     groups: tuple[PaddedGroup, ...] = ()
+    embedding: Tensor | None = None
+    pools: bool = False
 
 
 @dataclass(frozen=True)
 class LayerResult:
-    """Outputs of each direction, shape (total_steps, hidden_size), and last states (directions, batch, hidden_size)."""
+    """What a layer gives.
+
+    Parameters
+    ----------
+    outputs : list of Tensor of shape (total_steps, hidden_size), one per direction
+        Empty if only pooled values were asked for.
+    h_n, c_n : Tensor of shape (directions, batch, hidden_size)
+    max_values, mean_values : Tensor of shape (batch, directions * hidden_size) or None
+    """
 
     outputs: list[Tensor]
     h_n: Tensor
     c_n: Tensor | None
+    max_values: Tensor | None = None
+    mean_values: Tensor | None = None
 
 
 def run_reference(call: LayerCall) -> LayerResult:
@@ -212,19 +229,25 @@ def _hold_cell_state(padded: Tensor, w_ih: Tensor, group: PaddedGroup) -> tuple[
 
 def run_engine(call: LayerCall) -> LayerResult:
     """Run the layer in the native engine."""
-    outputs, h_n, c_n = recurrent_layer(
-        call.values,
+    has_ids = call.embedding is not None
+    result = run_recurrent(
         torch.from_numpy(call.offsets),
         call.cell,
         [(w.w_ih, w.w_hh, w.b_ih, w.b_hh) for w in call.weights],
-        call.h_0,
-        call.c_0 if call.cell == "lstm" else None,
+        values=None if has_ids else call.values,
+        token_ids=call.values if has_ids else None,
+        embedding=call.embedding,
+        h_0=call.h_0,
+        c_0=call.c_0 if call.cell == "lstm" else None,
         recurrent_mask=call.masks,
+        outputs=not call.pools,
+        pooling=call.pools,
         nonlinearity=call.nonlinearity,
         precision=call.precision,
         threads=call.threads,
     )
-    return LayerResult(list(outputs.chunk(len(call.weights), dim=1)), h_n, c_n)
+    outputs = [] if result.outputs is None else list(result.outputs.chunk(len(call.weights), dim=1))
+    return LayerResult(outputs, result.h_n, result.c_n, result.max_values, result.mean_values)
 
 
 BACKENDS: dict[str, Callable[[LayerCall], LayerResult]] = {
@@ -234,7 +257,9 @@ BACKENDS: dict[str, Callable[[LayerCall], LayerResult]] = {
 }
 
 
-def choose_backend(requested: str, values: Tensor, layer: description.Recurrent, precision: str = "float32") -> str:
+def choose_backend(
+    requested: str, values: Tensor, layer: description.Recurrent, precision: Precision = "float32"
+) -> str:
     """Return the backend that runs a batch.
 
     What "auto" runs, first line that fits:

@@ -122,9 +122,9 @@ class Model:
         """
         check_offsets(batch.offsets, len(batch.values))
         results = [self._run_block(block) for block in _blocks(batch)]
-        if isinstance(results[0], Ragged):
-            return batch.with_values(np.concatenate([part.values for part in results]))
-        return np.concatenate(results)
+        parts = [part.values if isinstance(part, Ragged) else part for part in results]
+        joined = np.concatenate(parts)
+        return batch.with_values(joined) if isinstance(results[0], Ragged) else joined
 
     def _run_block(self, batch: Ragged) -> np.ndarray | Ragged:
         flow: Ragged | np.ndarray = batch
