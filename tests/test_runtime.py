@@ -173,12 +173,36 @@ class TestEngine:
     )
 
     @_needs_engine
-    @pytest.mark.parametrize("largest_table", [0, 2**20])
-    def test_gathering_and_pooling_inside_change_nothing(self, monkeypatch, largest_table):
-        monkeypatch.setattr(engine_recurrent, "_LARGEST_TABLE_BYTES", largest_table)
+    def test_gathering_and_pooling_inside_change_nothing(self):
         weights = random_weights(self.layers)
         results = [Model(self.layers, weights, backend=name).run(Ragged.of(BATCH)) for name in ("numpy", "engine")]
         np.testing.assert_allclose(*results, rtol=2e-5, atol=2e-5)
+
+    @_needs_engine
+    def test_the_vocabulary_table_comes_when_it_pays_and_changes_no_bit(self, monkeypatch):
+        """BATCH has 14 steps; nine steps for each of the 11 tokens are reached in the eighth run."""
+        made = []
+        pack = engine.pack
+        monkeypatch.setattr(
+            engine_recurrent.engine,
+            "pack",
+            lambda *given, embedding, **options: (
+                made.append(embedding is not None) or pack(*given, embedding=embedding, **options)
+            ),
+        )
+        model = Model(self.layers, random_weights(self.layers), backend="engine")
+        results = [model.run(Ragged.of(BATCH)) for _ in range(7)]
+        assert made == [False]
+        results += [model.run(Ragged.of(BATCH)) for _ in range(3)]
+        assert made == [False, True]
+        assert all(np.array_equal(result, results[0]) for result in results)
+
+    @_needs_engine
+    def test_a_batch_is_each_sequence_alone_bit_for_bit(self):
+        model = Model(self.layers, random_weights(self.layers), backend="engine")
+        whole = model.run(Ragged.of(BATCH))
+        for row, sequence in enumerate(BATCH):
+            assert np.array_equal(model.run(Ragged.of([sequence]))[0], whole[row])
 
     @_needs_engine
     @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
