@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from bilstm.errors import DataError, InputNotFoundError, UsageError
 
-__all__ = ["STANDARD_INPUT", "ByteStream", "Source", "TextStream", "nearest_names"]
+__all__ = ["STANDARD_INPUT", "ByteStream", "Source", "TextStream", "nearest_names", "quoted"]
 
 STANDARD_INPUT = "-"
 BLOCK_BYTES = 1 << 18
@@ -85,6 +85,11 @@ def nearest_names(name: str, known: list[str], count: int = 3) -> list[str]:
     by_folded = {other.casefold(): other for other in reversed(known)}
     matches = difflib.get_close_matches(name.casefold(), list(by_folded), n=count, cutoff=0.5)
     return [by_folded[match] for match in matches]
+
+
+def quoted(text: str, limit: int = 40) -> str:
+    """Return `text` in quotes for a message: one line, at most about `limit` characters."""
+    return repr(text) if len(text) <= limit else f"{text[:limit]!r}..."
 
 
 class ByteStream:

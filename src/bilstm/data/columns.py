@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from bilstm.data.byte_streams import nearest_names
+from bilstm.data.byte_streams import nearest_names, quoted
 from bilstm.errors import DataError
 
-__all__ = ["LabelsWanted", "choose_columns"]
+__all__ = ["LABEL_NAMES", "TEXT_NAMES", "LabelsWanted", "choose_columns"]
 
 LabelsWanted = Literal["required", "optional", "none"]
 
@@ -61,24 +61,28 @@ def choose_columns(
     text_at = None if text is None else _position(text, columns, name, "--text")
     label_at = None if asked_label is None else _position(asked_label, columns, name, "--label")
     if text_at is not None and text_at == label_at:
-        raise DataError(f"{name}: the column {columns[text_at]!r} cannot be both text and label.", _offer(columns))
+        raise DataError(
+            f"{name}: the column {quoted(columns[text_at])} cannot be both text and label.", _offer(columns)
+        )
     if label_at is None and labels != "none":
         label_at = _by_name(columns, LABEL_NAMES, text_at)
         if label_at is not None:
-            notes.append(f"{name}: took column {columns[label_at]!r} for the labels (by its name).")
+            notes.append(f"{name}: took column {quoted(columns[label_at])} for the labels (by its name).")
     if text_at is None:
         text_at, reason = _guess_text(columns, sample, label_at)
         if text_at is None:
             hint = "Give a table with a column of texts beside it."
-            raise DataError(f"{name}: no column can be the text; the only column is {columns[0]!r}.", hint)
+            raise DataError(f"{name}: no column can be the text; the only column is {quoted(columns[0])}.", hint)
         if len(columns) > 1:
-            notes.append(f"{name}: took column {columns[text_at]!r} for the texts ({reason}).")
+            notes.append(f"{name}: took column {quoted(columns[text_at])} for the texts ({reason}).")
     if label_at is None and labels == "required":
         label_at = _fewest_values(sample, len(columns), text_at)
         if label_at is None:
-            found = f"no column can be the labels beside the texts in {columns[text_at]!r}"
+            found = f"no column can be the labels beside the texts in {quoted(columns[text_at])}"
             raise DataError(f"{name}: {found}.", f"{_offer(columns)} Name one with --label.")
-        notes.append(f"{name}: took column {columns[label_at]!r} for the labels (it has the fewest different values).")
+        notes.append(
+            f"{name}: took column {quoted(columns[label_at])} for the labels (it has the fewest different values)."
+        )
     return text_at, label_at
 
 
@@ -91,7 +95,7 @@ def _position(column: str, columns: Sequence[str], name: str, option: str) -> in
 
 
 def _offer(columns: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, columns[:12])) + (", ..." if len(columns) > 12 else "")
+    shown = ", ".join(map(quoted, columns[:12])) + (", ..." if len(columns) > 12 else "")
     return f"The columns are {shown}."
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from bilstm.data.byte_streams import nearest_names
+from bilstm.data.byte_streams import nearest_names, quoted
 from bilstm.errors import DataError, ModelFolderError, UsageError
 
 __all__ = ["LabelKind", "LabelSet"]
@@ -105,7 +105,7 @@ class LabelSet:
         names = _in_order(counts)
         if len(names) == 1:
             raise DataError(
-                f"all {rows} rows have the same label {names[0]!r}.",
+                f"all {rows} rows have the same label {quoted(names[0])}.",
                 "There is nothing to learn from one class; is the label column the right one?",
             )
         if kind == "binary" and len(names) != 2:
@@ -116,13 +116,14 @@ class LabelSet:
                 "Name the label column with --label, or ask for regression if the labels are quantities.",
             )
         found: LabelKind = "binary" if len(names) == 2 and kind != "multiclass" else "multiclass"
-        shown = ", ".join(f"{name} ({counts[name]})" for name in names[:8]) + (", ..." if len(names) > 8 else "")
+        shown = ", ".join(f"{quoted(name)} ({counts[name]})" for name in names[:8]) + (
+            ", ..." if len(names) > 8 else ""
+        )
         decision = f"{len(names)} classes: {shown}."
         alike = _alike(names)
         if alike:
-            decision += (
-                f" Labels {alike[0]!r} and {alike[1]!r} differ only in case or spaces; they count as two classes."
-            )
+            pair = f"{quoted(alike[0])} and {quoted(alike[1])}"
+            decision += f" Labels {pair} differ only in case or spaces; they count as two classes."
         return cls(found, tuple(names), None, decision)
 
     @classmethod
@@ -184,7 +185,7 @@ class LabelSet:
         near = nearest_names(label, list(self.names), 1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         return DataError(
-            f"{_place(row, where)}: the label {label!r} was not in the training data.",
+            f"{_place(row, where)}: the label {quoted(label)} was not in the training data.",
             f"{hint}Known labels are {_listed(self.names)}.",
         )
 
@@ -227,7 +228,7 @@ def _place(row: int, where: Where | None) -> str:
 
 
 def _listed(names: Sequence[str], count: int = 10) -> str:
-    return ", ".join(map(repr, names[:count])) + (", ..." if len(names) > count else "")
+    return ", ".join(map(quoted, names[:count])) + (", ..." if len(names) > count else "")
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -272,10 +273,11 @@ def _numbers(raw_labels: Sequence[str], where: Where | None) -> np.ndarray:
         value = _number(label)
         if value is None:
             hint = "Write decimals with a point (3.5)." if "," in label else "Is the label column the right one?"
-            raise DataError(f"{_place(row, where)}: the label {label!r} is not a number.", hint)
+            raise DataError(f"{_place(row, where)}: the label {quoted(label)} is not a number.", hint)
         if not abs(value) <= largest:
             raise DataError(
-                f"{_place(row, where)}: the label {label!r} is not a finite number.", "Correct the row or leave it out."
+                f"{_place(row, where)}: the label {quoted(label)} is not a finite number.",
+                "Correct the row or leave it out.",
             )
         numbers[row] = value
     return numbers

@@ -16,8 +16,8 @@ from itertools import chain, islice
 
 import numpy as np
 
-from bilstm.data.byte_streams import STANDARD_INPUT, ByteStream, Source, TextStream
-from bilstm.data.columns import LabelsWanted, choose_columns
+from bilstm.data.byte_streams import STANDARD_INPUT, ByteStream, Source, TextStream, quoted
+from bilstm.data.columns import LABEL_NAMES, LabelsWanted, choose_columns
 from bilstm.data.folders import FILE_COLUMN, FolderOfClasses
 from bilstm.data.json_lines import LIST_SEPARATOR, open_json_lines
 from bilstm.data.keras_ids import is_ids_path, read_ids
@@ -318,8 +318,10 @@ class _Gathered:
             labels=options.labels if is_first or self._label_column is not None else "none",
             notes=table.notes,
         )
-        if table.has_header_line and options.text is None:
-            _check_header(table, rows, self._text_at, self._label_at)
+        if table.has_header_line and is_first:
+            _check_header(
+                table, rows, None if options.text else self._text_at, None if options.label else self._label_at
+            )
         self._text_column = table.columns[self._text_at]
         self._label_column = None if self._label_at is None else table.columns[self._label_at]
         self._extra_at = {
@@ -332,8 +334,8 @@ class _Gathered:
         missing = [column for column in self._columns if column not in table.columns]
         added = [column for column in table.columns if column not in self._columns]
         if missing or added:
-            differences = [f"lacks {', '.join(map(repr, missing))}"] if missing else []
-            differences += [f"has {', '.join(map(repr, added))} in addition"] if added else []
+            differences = [f"lacks {', '.join(map(quoted, missing))}"] if missing else []
+            differences += [f"has {', '.join(map(quoted, added))} in addition"] if added else []
             raise DataError(
                 f"{table.name}: other columns than {self._first_table}: it {' and '.join(differences)}.",
                 "Inputs that are read together must have the same columns.",
@@ -420,14 +422,18 @@ class _Gathered:
         )
 
 
-def _check_header(table: Table, rows: list[list[str | None]], text_at: int, label_at: int | None) -> None:
-    """Raise DataError if the first line is most likely a row: a file without names of columns would lose it."""
-    text_name = table.columns[text_at]
-    is_value = label_at is not None and any(row[label_at] == table.columns[label_at] for row in rows)
-    if is_value or len(text_name.split()) > 6:
-        shown = table.columns[label_at] if is_value and label_at is not None else text_name[:40]
+def _check_header(table: Table, rows: list[list[str | None]], text_at: int | None, label_at: int | None) -> None:
+    """Raise DataError if the first line is most likely a row: a file without names of columns would lose it.
+
+    Only for columns that were guessed by their content (others are None or have a well-known name).
+    """
+    text_name = "" if text_at is None else table.columns[text_at]
+    label_name = "" if label_at is None else table.columns[label_at]
+    is_value = label_name.casefold() not in LABEL_NAMES and any(row[label_at or 0] == label_name for row in rows)
+    if (label_name and is_value) or len(text_name.split()) > 6:
+        shown = label_name if label_name and is_value else text_name
         raise DataError(
-            f"{table.name}:1: the first line looks like a row, not like names of columns ({shown!r}).",
+            f"{table.name}:1: the first line looks like a row, not like names of columns ({quoted(shown)}).",
             "Add a first line with names, for example text,label; or name the columns with --text and --label.",
         )
 

@@ -1,9 +1,10 @@
 """The bundled demonstration data: short reviews made by a seeded generator, on which counting words must fail.
 
-Most reviews hold praise and blame in the same words for both labels; which of them counts is decided by the order of the
-clauses or by a few words far away from them: "although the brochure had promised that", "I would not say that", "or so my
-aunt had said; not a word of it is true". A linear model over words and pairs of words sees these parts but not how they belong
-together. The sentences are ours, and generated: say so wherever they are shown. Imports the standard library.
+Most reviews hold praise and blame in the same words for both labels; which of them counts is decided by the order of
+the clauses or by a few words far away from them: "although the brochure had promised that", "I would not say that",
+"or so my aunt had said; not a word of it is true". A linear model over words and pairs of words sees these parts but
+not how they belong together. The sentences are ours, and generated: say so wherever they are shown. Imports the
+standard library.
 """
 
 from __future__ import annotations

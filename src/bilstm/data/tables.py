@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from bilstm.data.byte_streams import TextStream
+from bilstm.data.byte_streams import TextStream, quoted
 from bilstm.errors import DataError
 
 __all__ = ["DELIMITERS", "BadRows", "Table", "open_delimited"]
@@ -142,7 +142,7 @@ def _checked_rows(
         elif not fields or (len(fields) == 1 and not fields[0].strip()):
             blank += 1
         else:
-            names = ", ".join(table.columns[:6]) + (", ..." if width > 6 else "")
+            names = ", ".join(map(quoted, table.columns[:6])) + (", ..." if width > 6 else "")
             bad_rows.reject(
                 table.name,
                 line,
@@ -163,7 +163,7 @@ def _column_names(header: list[str], name: str, line: int, notes: list[str]) -> 
         first = columns.index(column) + 1
         if first != number:
             raise DataError(
-                f"{name}:{line}: two columns are called {column!r} (columns {first} and {number}).",
+                f"{name}:{line}: two columns are called {quoted(column)} (columns {first} and {number}).",
                 "Rename one of them in the header.",
             )
     return columns

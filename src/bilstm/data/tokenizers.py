@@ -6,7 +6,7 @@ extra `text` (Hugging Face tokenizers), imported when it is trained or loaded.
 
 Speed: a text is prepared by whole-string operations and its words are found by one compiled expression; 12,000 to
 18,000 film reviews (240 tokens each) a second on one core, ids included. What makes results equal, should a native
-tokenizer replace this: the steps of `_prepare` in their order, then the expression for ASCII or for other texts; the two
+tokenizer replace this: the steps of `_prepare` in their order, then the expression for ASCII or for other texts; both
 agree on ASCII.
 """
 
