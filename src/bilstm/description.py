@@ -1,7 +1,7 @@
 """What a model is made of: frozen layer descriptions, read from and written to `config.json`.
 
-One description, two faces: `bilstm.layers.build_model` makes torch modules of it for training, `bilstm.runtime`
-runs the same list with numpy and the native engine. Names are looked up in the fixed table `LAYERS`; nothing is imported by
+One description, two faces: `bilstm.layers.build_model` makes torch modules of it for training, `bilstm.runtime` runs
+the same list with numpy and the native engine. Names are looked up in the fixed table `LAYERS`; nothing is imported by
 name. Imports only `errors`.
 """
 
