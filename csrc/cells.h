@@ -1,5 +1,5 @@
 // One step of each cell over the live rows, forward and backward, once the products are done. Included inside an unnamed
-// namespace after simd.h. Stored: type of saved values; Factor: type of the rows that products read.
+// namespace after simd.h and Gates. Stored: type of saved values; Factor: type of the rows that products read.
 
 template <class Stored, class Factor>
 struct ForwardStep {
@@ -35,18 +35,13 @@ INLINE void give_state(const ForwardStep<Stored, Factor> &step, int64_t r, int64
 template <bool kSave, class Stored, class Factor>
 void lstm_step(const ForwardStep<Stored, Factor> &step) {
     const Layout &l = *step.layout;
+    const Gates gate;
     for (int64_t r = 0; r < step.rows; ++r) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const float *sums = step.sums + r * step.stride + 4 * (u - step.begin);
-            const V two = broadcast(2.0f);
-            // i and g share one reciprocal
-            const V i_below = logistic_denominator(load(sums)), g_above = tanh_numerator(load(sums + 2 * W));
-            const V g_below = g_above + two, shared = reciprocal(i_below * g_below);
-            const V i = shared * g_below, g = shared * i_below * g_above;
-            // f and o share one
-            const V f_below = logistic_denominator(load(sums + W)), o_below = logistic_denominator(load(sums + 3 * W));
-            const V shared_fo = reciprocal(f_below * o_below);
-            const V f = shared_fo * o_below, o = shared_fo * f_below;
+            V i, f, g, o;
+            gate.logistic_and_tanh(load(sums), load(sums + 2 * W), i, g);
+            gate.two_logistic(load(sums + W), load(sums + 3 * W), f, o);
             const V c = fma(f, load(step.c + r * l.Hp + u), i * g);
             store(step.c + r * l.Hp + u, c);
             if (kSave) {
@@ -57,7 +52,7 @@ void lstm_step(const ForwardStep<Stored, Factor> &step) {
                 store(gates + 3 * W, o);
                 store(step.state + r * l.Hp + u, c);
             }
-            give_state(step, r, u, o * tanh_of(c));
+            give_state(step, r, u, o * gate.tanh_of(c));
         }
     }
 }
@@ -65,14 +60,14 @@ void lstm_step(const ForwardStep<Stored, Factor> &step) {
 template <bool kSave, class Stored, class Factor>
 void gru_step(const ForwardStep<Stored, Factor> &step) {
     const Layout &l = *step.layout;
+    const Gates gate;
     for (int64_t row = 0; row < step.rows; ++row) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const float *sums = step.sums + row * step.stride + 3 * (u - step.begin);
             const V hn = load(step.extra + row * step.stride + (u - step.begin));
-            const V r_below = logistic_denominator(load(sums)), z_below = logistic_denominator(load(sums + W));
-            const V shared = reciprocal(r_below * z_below);
-            const V r = shared * z_below, z = shared * r_below;
-            const V n = tanh_of(fma(r, hn, load(sums + 2 * W)));
+            V r, z;
+            gate.two_logistic(load(sums), load(sums + W), r, z);
+            const V n = gate.tanh_of(fma(r, hn, load(sums + 2 * W)));
             const V h = fma(z, load(step.h + row * l.Hp + u) - n, n);
             if (kSave) {
                 Stored *gates = step.gates + row * l.C + 3 * u;
@@ -90,10 +85,11 @@ void gru_step(const ForwardStep<Stored, Factor> &step) {
 template <bool kSave, bool kTanh, class Stored, class Factor>
 void rnn_step(const ForwardStep<Stored, Factor> &step) {
     const Layout &l = *step.layout;
+    const Gates gate;
     for (int64_t r = 0; r < step.rows; ++r) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const V sum = load(step.sums + r * step.stride + (u - step.begin));
-            const V h = kTanh ? tanh_of(sum) : at_least(sum, 0.0f);
+            const V h = kTanh ? gate.tanh_of(sum) : at_least(sum, 0.0f);
             if (kSave) store(step.gates + r * l.C + u, h);
             give_state(step, r, u, h);
         }
@@ -137,6 +133,7 @@ template <class Stored, class Factor>
 void lstm_step_back(const BackwardStep<Stored, Factor> &step) {
     const Layout &l = *step.layout;
     const V one = broadcast(1.0f);
+    const Gates gate;
     for (int64_t r = 0; r < step.rows; ++r) {
         for (int64_t u = 0; u < l.Hp; u += W) {
             const Stored *gates = step.gates + r * l.C + 4 * u;
@@ -152,7 +149,7 @@ void lstm_step_back(const BackwardStep<Stored, Factor> &step) {
             store(d_sums + 2 * W, di * fma(-g, g, one));
             store(d_sums + 3 * W, dh_o * t * (one - o));
             store(step.dc + at, df);
-            const V t_before = tanh_of(c_before);
+            const V t_before = gate.tanh_of(c_before);
             store(step.tanh_c + at, t_before);
             give_before(step, r, u,
                         step.gates_before != nullptr ? load(step.gates_before + r * l.C + 4 * u + 3 * W) * t_before

@@ -114,12 +114,31 @@ inline int64_t packed_elements(int64_t K, int64_t vectors, int64_t width) {
     return (vectors + width - 1) / width * width * W * K;
 }
 
-// Pack value(k, column) so that one panel is contiguous: [panel][k][width * W].
-template <class Value>
-void pack_panels(float *to, int64_t K, int64_t vectors, int64_t width, Value value) {
+// Pack the transpose of a matrix whose rows are `source(column)` (null: zeros): to[panel][k][column].
+template <class Source>
+void pack_columns(float *to, int64_t K, int64_t vectors, int64_t width, Source source) {
     for (int64_t v = 0; v < vectors; v += width) {
-        for (int64_t k = 0; k < K; ++k) {
-            for (int64_t j = 0; j < width * W; ++j) *to++ = v * W + j < vectors * W ? value(k, v * W + j) : 0.0f;
+        for (int64_t j = 0; j < width; ++j) {
+            for (int64_t lane = 0; lane < W; ++lane) {
+                const float *row = v + j < vectors ? source((v + j) * W + lane) : nullptr;
+                float *column = to + j * W + lane;
+                for (int64_t k = 0; k < K; ++k) column[k * width * W] = row != nullptr ? row[k] : 0.0f;
+            }
+        }
+        to += K * width * W;
+    }
+}
+
+// Pack a matrix whose rows k are `source(k)`, `columns` long: to[panel][k][column].
+template <class Source>
+void pack_rows(float *to, int64_t K, int64_t columns, int64_t vectors, Source source) {
+    for (int64_t k = 0; k < K; ++k) {
+        const float *row = source(k);
+        for (int64_t v = 0; v < vectors; v += kVectors) {
+            float *at = to + (v * K + k * kVectors) * W;
+            for (int64_t j = 0; j < kVectors * W; ++j) {
+                at[j] = row != nullptr && v * W + j < columns ? row[v * W + j] : 0.0f;
+            }
         }
     }
 }

@@ -30,6 +30,8 @@ inline Half half_of(float x) {
     return bits;
 }
 
+#include "rough_gates.h"
+
 struct Products;
 void pack_bias(const Layout &layout, const bilstm_call &call, int64_t d, float *bias);
 

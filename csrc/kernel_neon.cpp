@@ -10,6 +10,8 @@ namespace {
 
 #include "simd.h"
 
+#include "exact_gates.h"
+
 #include "gemm_f32.h"
 
 struct Products;

@@ -386,6 +386,7 @@ void add_given(const Item &item, float *dh, int64_t live, int64_t s) {
 void begin_rows(const Item &item, const BackwardMemory &m, const Stored *state, int64_t first, int64_t live) {
     const Layout &l = *item.layout;
     const bilstm_call &call = *item.call;
+    const Gates gate;
     for (int64_t r = first; r < live; ++r) {
         const int64_t at = (item.d * call.batch + item.shard->index[r]) * l.H;
         for (int64_t u = 0; u < l.Hp; ++u) {
@@ -393,7 +394,7 @@ void begin_rows(const Item &item, const BackwardMemory &m, const Stored *state, 
             m.dc[r * l.Hp + u] = call.d_c_n != nullptr && u < l.H ? static_cast<const float *>(call.d_c_n)[at + u] : 0;
         }
         for (int64_t u = 0; state != nullptr && u < l.Hp; u += W) {
-            store(m.tanh_c + r * l.Hp + u, tanh_of(load(state + r * l.Hp + u)));
+            store(m.tanh_c + r * l.Hp + u, gate.tanh_of(load(state + r * l.Hp + u)));
         }
     }
 }

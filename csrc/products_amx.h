@@ -137,20 +137,31 @@ inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; 
 // Numbers of a right factor of K rows and `vectors` tiles of columns.
 inline int64_t packed_elements(int64_t K, int64_t vectors) { return round_up(K, 32) / 32 * vectors * kTile; }
 
-// Pack value(k, column) as [panel of `width` tiles][k][tile]; the last panel may be narrower.
-template <class Value>
-void pack_tiles(Half *to, int64_t K, int64_t vectors, int64_t width, Value value) {
+// 32 numbers of a row (null: zeros), from number `first` of `count` on, rounded.
+INLINE __m512i halves_of(const float *row, int64_t first, int64_t count) {
+    if (row == nullptr || first >= count) return _mm512_setzero_si512();
+    const int64_t left = count - first;
+    const uint32_t mask = left >= 32 ? 0xffffffffu : (1u << left) - 1;
+    const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), row + first);
+    const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), row + first + 16);
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+}
+
+// Pack the transpose of a matrix whose rows are `source(column)`, K long, as [panel of `width` tiles][k][tile]; the last
+// panel may be narrower.
+template <class Source>
+void pack_columns(Half *to, int64_t K, int64_t vectors, int64_t width, Source source) {
     for (int64_t v = 0; v < vectors; v += width) {
         const int64_t tiles = vectors - v < width ? vectors - v : width;
         for (int64_t k = 0; k < K; k += 32) {
-            for (int64_t tile = 0; tile < tiles; ++tile) {
-                for (int64_t pair = 0; pair < 32; pair += 2) {
-                    for (int64_t column = 0; column < 16; ++column) {
-                        for (int64_t odd = 0; odd < 2; ++odd) {
-                            const int64_t row = k + pair + odd;
-                            *to++ = half_of(row < K ? value(row, (v + tile) * 16 + column) : 0.0f);
-                        }
-                    }
+            for (int64_t tile = 0; tile < tiles; ++tile, to += kTile) {
+                alignas(64) uint32_t pairs[16][16];
+                for (int column = 0; column < 16; ++column) {
+                    _mm512_store_si512(pairs[column], halves_of(source((v + tile) * 16 + column), k, K));
+                }
+                uint32_t *at = reinterpret_cast<uint32_t *>(to);
+                for (int pair = 0; pair < 16; ++pair) {
+                    for (int column = 0; column < 16; ++column) at[pair * 16 + column] = pairs[column][pair];
                 }
             }
         }
@@ -184,14 +195,32 @@ INLINE void transpose_32x8(const Half *from, int64_t stride, Half *to, int64_t t
     for (int j = 0; j < 8; ++j) _mm512_storeu_si512(to + j * to_stride, other[j]);
 }
 
-// Interleave two rows of 32 columns into two packed tiles' worth of one pair.
-INLINE void interleave_rows(const Half *even, const Half *odd, Half *first, Half *second) {
+// Interleave two rows of 32 columns: the pair's rows of two packed tiles.
+INLINE void interleave(__m512i a, __m512i b, Half *first, Half *second) {
     alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    const __m512i a = _mm512_loadu_si512(even), b = _mm512_loadu_si512(odd);
     _mm512_storeu_si512(first, _mm512_permutex2var_epi16(a, low, b));
     _mm512_storeu_si512(second, _mm512_permutex2var_epi16(a, high, b));
+}
+
+// Pack a matrix whose K rows are `source(k)`, `columns` long, as [panel of 4 tiles][k][tile].
+template <class Source>
+void pack_rows(Half *to, int64_t K, int64_t columns, int64_t vectors, Source source) {
+    for (int64_t v = 0; v < vectors; v += 4) {
+        const int64_t tiles = vectors - v < 4 ? vectors - v : 4;
+        for (int64_t k = 0; k < round_up(K, 32); k += 2) {
+            const float *even = k < K ? source(k) : nullptr, *odd = k + 1 < K ? source(k + 1) : nullptr;
+            for (int64_t tile = 0; tile < tiles; tile += 2) {
+                const int64_t column = (v + tile) * 16;
+                Half *first = to + (k / 32 * tiles + tile) * kTile + k % 32 * 16;
+                alignas(64) Half unused[32];
+                interleave(halves_of(even, column, columns), halves_of(odd, column, columns), first,
+                           tile + 1 < tiles ? first + kTile : unused);
+            }
+        }
+        to += round_up(K, 32) / 32 * tiles * kTile;
+    }
 }
 
 struct Products {
@@ -215,6 +244,11 @@ struct Products {
         return p < l.P && unit < l.H ? gate * l.H + unit : -1;
     }
 
+    static const float *row_of(const Layout &l, const float *matrix, int64_t size, int64_t p) {
+        const int64_t row = torch_row(l, p);
+        return row >= 0 ? matrix + row * size : nullptr;
+    }
+
     static size_t packed_bytes(const Layout &l, bool backward) {
         int64_t bytes = 2 * (packed_elements(l.I, l.P / W) + packed_elements(l.H, l.P / W)) + 4 * l.C;
         if (backward) bytes = 2 * (packed_elements(l.P, l.Ik / W) + packed_elements(l.P, l.Hp / W));
@@ -224,31 +258,21 @@ struct Products {
     static void pack(const Layout &l, const bilstm_call &call, int64_t d, bool backward, char *memory, Direction &to) {
         const float *w_ih = static_cast<const float *>(call.w_ih[d]), *w_hh = static_cast<const float *>(call.w_hh[d]);
         Half *at = reinterpret_cast<Half *>(memory);
+        const auto input_row = [&](int64_t p) { return row_of(l, w_ih, l.I, p); };
+        const auto state_row = [&](int64_t p) { return row_of(l, w_hh, l.H, p); };
         if (backward) {
             to.w_ih_back = at;
-            pack_tiles(at, l.P, l.Ik / W, 4, [&](int64_t p, int64_t i) {
-                const int64_t row = torch_row(l, p);
-                return row >= 0 && i < l.I ? w_ih[row * l.I + i] : 0.0f;
-            });
+            pack_rows(at, l.P, l.I, l.Ik / W, input_row);
             at += packed_elements(l.P, l.Ik / W);
             to.w_hh_back = at;
-            pack_tiles(at, l.P, l.Hp / W, 4, [&](int64_t p, int64_t u) {
-                const int64_t row = torch_row(l, p);
-                return row >= 0 && u < l.H ? w_hh[row * l.H + u] : 0.0f;
-            });
+            pack_rows(at, l.P, l.H, l.Hp / W, state_row);
             return;
         }
         to.w_ih = at;
-        pack_tiles(at, l.I, l.P / W, width(l), [&](int64_t k, int64_t p) {
-            const int64_t row = torch_row(l, p);
-            return row >= 0 ? w_ih[row * l.I + k] : 0.0f;
-        });
+        pack_columns(at, l.I, l.P / W, width(l), input_row);
         at += packed_elements(l.I, l.P / W);
         to.w_hh = at;
-        pack_tiles(at, l.H, l.P / W, width(l), [&](int64_t k, int64_t p) {
-            const int64_t row = torch_row(l, p);
-            return row >= 0 ? w_hh[row * l.H + k] : 0.0f;
-        });
+        pack_columns(at, l.H, l.P / W, width(l), state_row);
         to.bias = reinterpret_cast<float *>(at + packed_elements(l.H, l.P / W));
         pack_bias(l, call, d, to.bias);
     }
@@ -356,7 +380,8 @@ struct Products {
                 const Half *even = d_sums + (32 * k + 2 * pair) * l.Pk;
                 for (int64_t p = 0; p < l.Pk; p += 32) {
                     Half *first = to + (p / 16 * depth + k) * kTile + 32 * pair;
-                    interleave_rows(even + p, even + l.Pk + p, first, first + depth * kTile);
+                    interleave(_mm512_loadu_si512(even + p), _mm512_loadu_si512(even + l.Pk + p), first,
+                               first + depth * kTile);
                 }
             }
         }

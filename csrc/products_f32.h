@@ -21,6 +21,11 @@ struct Products {
         return unit < l.H ? gate * l.H + unit : -1;
     }
 
+    static const float *row_of(const Layout &l, const float *matrix, int64_t size, int64_t p) {
+        const int64_t row = torch_row(l, p);
+        return row >= 0 ? matrix + row * size : nullptr;
+    }
+
     static size_t packed_bytes(const Layout &l, bool backward) {
         int64_t elements = packed_elements(l.I, l.P / W, width(l)) + packed_elements(l.H, l.P / W, width(l)) + l.C;
         if (backward) elements = packed_elements(l.P, l.Ik / W, 4) + packed_elements(l.P, l.Hp / W, 4);
@@ -30,31 +35,21 @@ struct Products {
     static void pack(const Layout &l, const bilstm_call &call, int64_t d, bool backward, char *memory, Direction &to) {
         const float *w_ih = static_cast<const float *>(call.w_ih[d]), *w_hh = static_cast<const float *>(call.w_hh[d]);
         float *at = reinterpret_cast<float *>(memory);
+        const auto input_row = [&](int64_t p) { return row_of(l, w_ih, l.I, p); };
+        const auto state_row = [&](int64_t p) { return row_of(l, w_hh, l.H, p); };
         if (backward) {
             to.w_ih_back = at;
-            pack_panels(at, l.P, l.Ik / W, 4, [&](int64_t p, int64_t i) {
-                const int64_t row = torch_row(l, p);
-                return row >= 0 && i < l.I ? w_ih[row * l.I + i] : 0.0f;
-            });
+            pack_rows(at, l.P, l.I, l.Ik / W, input_row);
             at += packed_elements(l.P, l.Ik / W, 4);
             to.w_hh_back = at;
-            pack_panels(at, l.P, l.Hp / W, 4, [&](int64_t p, int64_t u) {
-                const int64_t row = torch_row(l, p);
-                return row >= 0 && u < l.H ? w_hh[row * l.H + u] : 0.0f;
-            });
+            pack_rows(at, l.P, l.H, l.Hp / W, state_row);
             return;
         }
         to.w_ih = at;
-        pack_panels(at, l.I, l.P / W, width(l), [&](int64_t k, int64_t p) {
-            const int64_t row = torch_row(l, p);
-            return row >= 0 ? w_ih[row * l.I + k] : 0.0f;
-        });
+        pack_columns(at, l.I, l.P / W, width(l), input_row);
         at += packed_elements(l.I, l.P / W, width(l));
         to.w_hh = at;
-        pack_panels(at, l.H, l.P / W, width(l), [&](int64_t k, int64_t p) {
-            const int64_t row = torch_row(l, p);
-            return row >= 0 ? w_hh[row * l.H + k] : 0.0f;
-        });
+        pack_columns(at, l.H, l.P / W, width(l), state_row);
         to.bias = at + packed_elements(l.H, l.P / W, width(l));
         pack_bias(l, call, d, to.bias);
     }

@@ -120,10 +120,3 @@ INLINE V tanh_numerator(V x) {
     const Power p = power_of_two(x * broadcast(2.8853900817779268f));
     return fma(p.scale, p.fraction, p.scale - broadcast(1.0f));
 }
-
-INLINE V logistic_of(V x) { return reciprocal(logistic_denominator(x)); }
-
-INLINE V tanh_of(V x) {
-    const V numerator = tanh_numerator(x);
-    return numerator * reciprocal(numerator + broadcast(2.0f));
-}
