@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ __all__ = ["BaselineKind", "Candidate", "LinearBaseline", "fit_linear_baseline"]
 BaselineKind = Literal["classification", "multilabel", "regression"]
 Family = Literal["tf-idf", "nb-svm"]
 Loss = Literal["logistic", "squared hinge", "ridge"]
+Grid = dict[tuple[Family, Loss], tuple[float, ...]]
 TokenLists = Sequence[Sequence[str]]
 
 MAX_TOKENS = 8_000_000  # of training text read at once: about 0.8 GiB at the peak; more rows are sampled
@@ -36,13 +37,13 @@ NB_SMOOTHING = 1.0  # alpha of Wang and Manning 2012, section 2.1
 ORDERS: dict[Family, int] = {"tf-idf": 2, "nb-svm": 3}
 NAMES: dict[Family, str] = {"tf-idf": "TF-IDF of 1-2-grams", "nb-svm": "NB-SVM of 1-3-grams"}
 # Strength of the fit, larger fits closer. The grids reach past the best value on either side on films and questions.
-GRID: dict[tuple[Family, Loss], tuple[float, ...]] = {
+GRID: Grid = {
     ("tf-idf", "logistic"): (3.0, 10.0, 30.0),
     ("tf-idf", "squared hinge"): (0.3, 1.0, 3.0),
     ("nb-svm", "logistic"): (0.03, 0.1, 0.3, 1.0),
     ("nb-svm", "squared hinge"): (0.003, 0.01),
 }
-SHORT_GRID: dict[tuple[Family, Loss], tuple[float, ...]] = {
+SHORT_GRID: Grid = {
     ("tf-idf", "logistic"): (10.0,),
     ("nb-svm", "logistic"): (0.1,),
 }
@@ -207,30 +208,19 @@ def fit_linear_baseline(
     columns = _output_columns(targets, kind, num_classes)
     notes: list[str] = []
     rows = _sampled_rows(token_lists, columns.shape[1], seed, notes)
-    token_lists, columns = [token_lists[row] for row in rows], columns[rows]
+    token_lists, columns = [token_lists[row] for row in map(int, rows)], columns[rows]
     max_order = ORDERS["tf-idf"] if kind == "regression" else ORDERS["nb-svm"]
     index, counts = _indexed(token_lists, max_order, columns.shape[1])
     dev_counts = index.transform(dev_token_lists)
-    entries = sum(matrix.nnz for matrix in counts) * columns.shape[1]
-    grid: dict[tuple[Family, Loss], tuple[float, ...]] = GRID
-    if kind == "regression":
-        grid = {("tf-idf", "ridge"): RIDGE_GRID}
-    elif entries > MAX_FULL_COST:
-        grid = SHORT_GRID
-        notes.append("Large data: one setting of each family was tried, not the whole grid.")
     inverse_frequency = _inverse_frequency(counts, len(rows))
-    best: tuple[Any, ...] | None = None
-    candidates: list[Candidate] = []
-    for family in dict.fromkeys(family for family, _ in grid):
-        train = _features(counts, family, inverse_frequency)
-        dev = _features(dev_counts, family, inverse_frequency)
-        for weights, intercepts, candidate, loss in _tried(family, grid, train, columns, dev, dev_targets, kind, seed):
-            candidates.append(candidate)
-            rank = (-candidate.dev_score if kind == "regression" else candidate.dev_score, -loss)
-            if best is None or rank > best[0]:
-                best = (rank, candidate, weights, intercepts)
-    assert best is not None  # every grid has at least one setting
-    _, chosen, weights, intercepts = best
+    chosen, weights, intercepts, candidates = _best(
+        _grid(kind, sum(matrix.nnz for matrix in counts) * columns.shape[1], notes),
+        lambda family: (_features(counts, family, inverse_frequency), _features(dev_counts, family, inverse_frequency)),
+        columns,
+        dev_targets,
+        kind,
+        seed,
+    )
     margins = _features(dev_counts, chosen.family, inverse_frequency) @ weights.T + intercepts
     temperature = 1.0 if kind == "regression" else fit_temperature(_logits(margins, kind), dev_targets).value
     return LinearBaseline(
@@ -249,9 +239,42 @@ def fit_linear_baseline(
     )
 
 
+def _grid(kind: BaselineKind, cost: int, notes: list[str]) -> Grid:
+    """Return the settings to try; `cost` is matrix entries x outputs."""
+    if kind == "regression":
+        return {("tf-idf", "ridge"): RIDGE_GRID}
+    if cost > MAX_FULL_COST:
+        notes.append("Large data: one setting of each family was tried, not the whole grid.")
+        return SHORT_GRID
+    return GRID
+
+
+def _best(
+    grid: Grid,
+    features_of: Callable[[Family], tuple[Any, Any]],
+    columns: np.ndarray,
+    dev_targets: np.ndarray,
+    kind: BaselineKind,
+    seed: int,
+) -> tuple[Candidate, np.ndarray, np.ndarray, list[Candidate]]:
+    """Try the grid; return the best candidate with its weights and intercepts, and all candidates."""
+    best: tuple[tuple[float, float], Candidate, np.ndarray, np.ndarray] | None = None
+    candidates: list[Candidate] = []
+    families: dict[Family, None] = {family: None for family, _ in grid}
+    for family in families:
+        train, dev = features_of(family)
+        for weights, intercepts, candidate, loss in _tried(family, grid, train, columns, dev, dev_targets, kind, seed):
+            candidates.append(candidate)
+            rank = (-candidate.dev_score if kind == "regression" else candidate.dev_score, -loss)
+            if best is None or rank > best[0]:
+                best = (rank, candidate, weights, intercepts)
+    assert best is not None  # every grid has at least one setting
+    return (*best[1:], candidates)
+
+
 def _tried(
     family: Family,
-    grid: dict[tuple[Family, Loss], tuple[float, ...]],
+    grid: Grid,
     train: Any,
     columns: np.ndarray,
     dev: Any,
@@ -345,7 +368,7 @@ def _features(counts: list[Any], family: Family, inverse_frequency: np.ndarray) 
     """
     from scipy import sparse
 
-    joined = sparse.hstack(counts[: ORDERS[family]], format="csr")
+    joined: Any = sparse.hstack(counts[: ORDERS[family]], format="csr")
     if family == "nb-svm":
         joined.data[:] = 1.0
         return joined

@@ -304,7 +304,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, title: str, x_na
         drawing.bar(x + 0.5, y, x_scale(high) - x - 1, y_scale(0) - y, "bar first", tip)
     ticks = [tick for tick in nice_ticks(edges[0], edges[-1], 7) if edges[0] <= tick <= edges[-1]]
     for tick, label in _without_crowding(ticks, tick_labels(ticks), x_scale):
-        drawing.text(x_scale(tick), height - 26, label, "soft", "middle")
+        drawing.text(min(x_scale(tick), WIDTH - 2 - text_width(label) / 2), height - 26, label, "soft", "middle")
     drawing.text((left + WIDTH) / 2, height - 7, x_name, "soft", "middle")
     return drawing
 

@@ -362,7 +362,7 @@ def classification_mistakes(
             _sure(float(confidence[row])),
             "" if where is None else where[row],
         )
-        for row in surest
+        for row in map(int, surest)
     ]
 
 
@@ -385,7 +385,7 @@ def multilabel_mistakes(
         return ", ".join(str(name) for name, flag in zip(names, flags, strict=True) if flag) or "no label"
 
     found = []
-    for row in wrong[np.argsort(-losses[wrong], kind="stable")][:count]:
+    for row in map(int, wrong[np.argsort(-losses[wrong], kind="stable")][:count]):
         worst = int(np.argmin(chosen[row]))
         sureness = f"{names[worst]}: {_sure(float(probabilities[row, worst]))}"
         place = "" if where is None else where[row]
@@ -410,7 +410,7 @@ def regression_mistakes(
             f"off by {errors[row]:+.4g}".replace("-", "\u2212"),
             "" if where is None else where[row],
         )
-        for row in np.argsort(-np.abs(errors), kind="stable")[:count]
+        for row in map(int, np.argsort(-np.abs(errors), kind="stable")[:count])
     ]
 
 

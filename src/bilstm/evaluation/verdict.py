@@ -165,7 +165,7 @@ def training_story(data: ReportData) -> str:
     )
     story = f"The weights of epoch {kept.epoch} of {len(rows)} were kept{score}."
     last = rows[-1]
-    if last.epoch > kept.epoch and None not in (last.dev_loss, kept.dev_loss):
+    if last.epoch > kept.epoch and last.dev_loss is not None and kept.dev_loss is not None:
         if last.dev_loss > 1.02 * kept.dev_loss and last.train_loss < kept.train_loss:
             train = f"{decimal(kept.train_loss)} to {decimal(last.train_loss)}"
             dev = f"{decimal(kept.dev_loss)} to {decimal(last.dev_loss)}"
