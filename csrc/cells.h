@@ -139,6 +139,10 @@ void lstm_step_back(const BackwardStep<Stored, Factor> &step) {
             const Stored *gates = step.gates + r * l.C + 4 * u;
             const V i = load(gates), f = load(gates + W), g = load(gates + 2 * W), o = load(gates + 3 * W);
             const int64_t at = r * l.Hp + u;
+            // Two steps before: read next, and lying before what is read now.
+            __builtin_prefetch(gates - 2 * step.rows * l.C);
+            __builtin_prefetch(gates + 2 * W - 2 * step.rows * l.C);
+            if (u % (2 * W) == 0) __builtin_prefetch(step.state_before + at - step.rows * l.Hp);
             const V t = load(step.tanh_c + at), dh = load(step.dh + at), c_before = load(step.state_before + at);
             const V dh_o = dh * o;
             const V d = fma(dh_o, fma(-t, t, one), load(step.dc + at));

@@ -81,6 +81,7 @@ INLINE int64_t input_step(const Item &item, int64_t r, int64_t s) {
 struct ForwardMemory {
     float *h, *c, *mask, *best, *total, *sums;
     int32_t *best_step;
+    int64_t *input_steps;
     Factor *factor, *other_factor, *x;
     float *panel;
     float **out;
@@ -94,6 +95,7 @@ struct ForwardMemory {
         total = pieces.take<float>(rows * l.Hp);
         best_step = pieces.take<int32_t>(rows * l.Hp);
         out = pieces.take<float *>(rows);
+        input_steps = pieces.take<int64_t>(chunk);
         factor = pieces.take<Factor>(padded * l.Hk);
         other_factor = pieces.take<Factor>(Products::kInputFirst ? 0 : padded * l.Hk);
         panel = pieces.take<float>(Products::kInputFirst ? 0 : padded * 4 * W);
@@ -165,21 +167,40 @@ Chunk chunk_from(const Shard &shard, int64_t s, int64_t live, int64_t most) {
     return chunk;
 }
 
+// Ask for `bytes` from `p` on, so that they are near when they are read: rows of an embedding, of a vocabulary table and
+// of earlier steps lie where no hardware prefetcher looks. An address that is not ours does no harm.
+INLINE void fetch(const void *p, int64_t bytes) {
+    for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(static_cast<const char *>(p) + k);
+}
+
+INLINE void fetch_to_write(const void *p, int64_t bytes) {
+    for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(static_cast<const char *>(p) + k, 1);
+}
+
+constexpr int64_t kRowsAtOnce = 32;
+
+constexpr int64_t kFetchAhead = 8;  // rows
+
 // Input rows of the chunk in the order of the steps: as factors, or as ready sums from the vocabulary table.
 void read_chunk(const Item &item, int64_t s, int64_t end, const ForwardMemory &m, float *sums) {
     const Layout &l = *item.layout;
     const bool has_table = item.weights->table != nullptr && item.call->token_ids != nullptr;
-    int64_t live = item.shard->rows, at = 0;
+    int64_t live = item.shard->rows, rows = 0;
     for (; s < end; ++s) {
         while (live > 0 && item.shard->length[live - 1] <= s) --live;
-        for (int64_t r = 0; r < live; ++r, ++at) {
-            const int64_t n = input_step(item, r, s);
-            if (has_table) {
-                __builtin_memcpy(sums + at * l.C, item.weights->table + item.call->token_ids[n] * l.C,
-                                 static_cast<size_t>(l.C) * sizeof(float));
-            } else {
-                Products::convert_row(input_row(*item.call, n), m.x + at * l.Ik, l.I);
-            }
+        for (int64_t r = 0; r < live; ++r) m.input_steps[rows++] = input_step(item, r, s);
+    }
+    const size_t row_bytes = static_cast<size_t>(has_table ? l.C : l.I) * sizeof(float);
+    const auto source = [&](int64_t at) {
+        const int64_t n = m.input_steps[at];
+        return has_table ? item.weights->table + item.call->token_ids[n] * l.C : input_row(*item.call, n);
+    };
+    for (int64_t at = 0; at < rows; ++at) {
+        if (at + kFetchAhead < rows) fetch(source(at + kFetchAhead), static_cast<int64_t>(row_bytes));
+        if (has_table) {
+            __builtin_memcpy(sums + at * l.C, source(at), row_bytes);
+        } else {
+            Products::convert_row(source(at), m.x + at * l.Ik, l.I);
         }
     }
 }
@@ -342,7 +363,7 @@ struct BackwardMemory {
         d_sums_h = l.cell == BILSTM_GRU ? pieces.take<Factor>(padded * l.Pk) : d_sums;
         h_before = pieces.take<Factor>(padded * l.Hk);
         x = pieces.take<Factor>(padded * l.Ik);
-        dx = pieces.take<float>(padded * l.Ik);
+        dx = pieces.take<float>((kRowsAtOnce + Products::kExtraRows) * l.Ik);
         input_steps = pieces.take<int64_t>(capacity);
         const size_t bytes = Products::weight_gradient_scratch(l, capacity);
         for_products = pieces.take<char>(static_cast<int64_t>(bytes));
@@ -420,16 +441,18 @@ void finish_chunk(const Item &item, const BackwardMemory &m, int64_t first) {
                                   m.h_before + first * l.Hk, item.sums, m.for_products);
     }
     if (item.d_rows == nullptr) return;
-    Products::input_gradient(l, *item.weights, rows, d_sums, m.dx);
-    for (int64_t r = 0; r < rows; ++r) {
-        float *to = item.d_rows + m.input_steps[first + r] * l.I;
-        const float *from = m.dx + r * l.Ik;
-        int64_t i = 0;
-        if (item.adds_rows) {
-            for (; i + W <= l.I; i += W) store(to + i, load(to + i) + load(from + i));
-            for (; i < l.I; ++i) to[i] += from[i];
-        } else {
-            __builtin_memcpy(to, from, static_cast<size_t>(l.I) * sizeof(float));
+    // A few rows at a time: the product of some while the places of the next are on their way.
+    for (int64_t some = 0; some < rows; some += kRowsAtOnce) {
+        const int64_t count = smaller(kRowsAtOnce, rows - some);
+        Products::input_gradient(l, *item.weights, count, d_sums + some * l.Pk, m.dx);
+        for (int64_t r = 0; r < count; ++r) {
+            const int64_t *input_step = m.input_steps + first + some + r;
+            if (some + r + kRowsAtOnce < rows) fetch_to_write(item.d_rows + input_step[kRowsAtOnce] * l.I, 4 * l.I);
+            float *to = item.d_rows + *input_step * l.I;
+            const float *from = m.dx + r * l.Ik;
+            int64_t i = 0;
+            for (; i + W <= l.I; i += W) store(to + i, item.adds_rows ? load(to + i) + load(from + i) : load(from + i));
+            for (; i < l.I; ++i) to[i] = item.adds_rows ? to[i] + from[i] : from[i];
         }
     }
 }
@@ -475,10 +498,12 @@ void backward(const Item &item) {
         cell_step_back(step);
         Products::state_gradient(l, *item.weights, live, m.d_sums_h + first * l.Pk, direct ? m.dh : m.through);
         finish_state_gradient(item, m, live);
+        const int64_t input_bytes = 4 * l.I;
         for (int64_t r = 0; r < live; ++r) {
             const int64_t n = input_step(item, r, s);
             m.input_steps[first + r] = n;
             Products::convert_row(input_row(call, n), m.x + (first + r) * l.Ik, l.I);
+            if (s > 0) fetch(input_row(call, input_step(item, r, s - 1)), input_bytes);
         }
     }
     if (first < m.capacity) finish_chunk(item, m, first);

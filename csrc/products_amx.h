@@ -369,20 +369,28 @@ struct Products {
     // Memory for one chunk: the right factor (gate gradients, packed) and the left one (input and state, transposed).
     static size_t weight_gradient_scratch(const Layout &l, int64_t rows) {
         const int64_t k = round_up(rows, 32) + 32;
-        return static_cast<size_t>(2 * k * (2 * l.Pk + l.Ik + l.Hk));
+        return static_cast<size_t>(2 * k * (l.Ik + l.Hk) + 2 * (k / 32) * gradient_stride(l));
     }
 
-    // Pack rows of gate gradients: [tile of columns][k][16 pairs][16 columns][2].
-    static void pack_gradients(const Layout &l, int64_t rows, const Half *d_sums, Half *to) {
-        const int64_t depth = rows / 32;
-        for (int64_t k = 0; k < depth; ++k) {
-            for (int64_t pair = 0; pair < 16; ++pair) {
-                const Half *even = d_sums + (32 * k + 2 * pair) * l.Pk;
-                for (int64_t p = 0; p < l.Pk; p += 32) {
-                    Half *first = to + (p / 16 * depth + k) * kTile + 32 * pair;
-                    interleave(_mm512_loadu_si512(even + p), _mm512_loadu_si512(even + l.Pk + p), first,
-                               first + depth * kTile);
-                }
+    // Numbers from one k to the next of packed gate gradients: one tile more than there are, for a power of two between
+    // them would put all into the same sets of the cache.
+    static int64_t gradient_stride(const Layout &l) { return (l.Pk / 16 + 1) * kTile; }
+
+    // Pack rows of gate gradients as [k][tile of columns][16 pairs][16 columns][2], and add them up for the bias.
+    static void pack_gradients(const Layout &l, int64_t rows, const Half *d_sums, Half *to, float *bias) {
+        const __m512bh ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
+        for (int64_t n = 0; n < rows; n += 2) {
+            const Half *even = d_sums + n * l.Pk, *odd = even + l.Pk;
+            Half *pair = to + n / 32 * gradient_stride(l) + n % 32 * 16;
+            for (int64_t p = 0; p < l.Pk; p += 32) {
+                Half *first = pair + p * 32, *second = first + kTile;
+                interleave(_mm512_loadu_si512(even + p), _mm512_loadu_si512(odd + p), first, second);
+                const auto add = [&](int64_t at, const Half *numbers) {
+                    const __m512i pairs = _mm512_loadu_si512(numbers);
+                    store(bias + at, _mm512_dpbf16_ps(load(bias + at), reinterpret_cast<__m512bh>(pairs), ones));
+                };
+                add(p, first);
+                if (p + 16 < l.P) add(p + 16, second);
             }
         }
     }
@@ -409,15 +417,15 @@ struct Products {
                 if (two) _tile_loadd(1, at + 16, stride);
                 if (two) _tile_loadd(3, at + 16 * l.P + 16, stride);
                 const Half *low = left + i * rows, *high = low + 16 * rows;
-                const Half *one = right + v * depth * kTile, *next = right + (v + (two ? 1 : 0)) * depth * kTile;
+                const Half *one = right + v * kTile, *next = one + (two ? kTile : 0);
                 for (int64_t k = 0; k < depth; ++k) {
                     _tile_loadd(4, low + 32 * k, 2 * rows);
-                    _tile_loadd(6, one + k * kTile, 64);
+                    _tile_loadd(6, one + k * gradient_stride(l), 64);
                     _tile_dpbf16ps(0, 4, 6);
                     _tile_loadd(5, high + 32 * k, 2 * rows);
                     _tile_dpbf16ps(2, 5, 6);
                     if (two) {
-                        _tile_loadd(7, next + k * kTile, 64);
+                        _tile_loadd(7, next + k * gradient_stride(l), 64);
                         _tile_dpbf16ps(1, 4, 7);
                         _tile_dpbf16ps(3, 5, 7);
                     }
@@ -427,17 +435,6 @@ struct Products {
                 if (two) _tile_stored(1, at + other, stride);
                 if (two) _tile_stored(3, at + 16 * l.P + other, stride);
             }
-        }
-    }
-
-    static void add_rows(const Layout &l, int64_t rows, const Half *d_sums, float *bias) {
-        for (int64_t p = 0; p < l.P; p += W) {
-            V sum = load(bias + p), other{};
-            for (int64_t r = 0; r + 2 <= rows; r += 2) {
-                sum = sum + load(d_sums + r * l.Pk + p);
-                other = other + load(d_sums + (r + 1) * l.Pk + p);
-            }
-            store(bias + p, sum + other);
         }
     }
 
@@ -453,17 +450,12 @@ struct Products {
         if (d_sums_h != d_sums) clear(d_sums_h, l.Pk);
         clear(x, l.Ik);
         clear(h_before, l.Hk);
-        Half *right = reinterpret_cast<Half *>(memory), *left = right + 2 * rows * l.Pk;
-        pack_gradients(l, rows, d_sums, right);
+        Half *right = reinterpret_cast<Half *>(memory), *left = right + rows / 32 * gradient_stride(l);
+        pack_gradients(l, rows, d_sums, right, sums.b_ih);
         transpose(rows, x, l.Ik, left);
         add_outer(l, rows, left, l.Ik, right, sums.w_ih);
-        if (d_sums_h != d_sums) {
-            right += rows * l.Pk;
-            pack_gradients(l, rows, d_sums_h, right);
-        }
+        if (d_sums_h != d_sums) pack_gradients(l, rows, d_sums_h, right, sums.b_hh);
         transpose(rows, h_before, l.Hk, left);
         add_outer(l, rows, left, l.Hk, right, sums.w_hh);
-        add_rows(l, rows, d_sums, sums.b_ih);
-        add_rows(l, rows, d_sums_h, sums.b_hh);
     }
 };
