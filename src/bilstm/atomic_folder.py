@@ -150,7 +150,7 @@ def _free_bytes(target: Path) -> int | None:
 def _make_parents(parent: Path) -> list[Path]:
     """Make missing folders down to `parent`; return those made, the deepest first."""
     missing = []
-    while not parent.exists():
+    while not os.path.exists(parent):
         missing.append(parent)
         parent = parent.parent
     made: list[Path] = []
@@ -254,7 +254,7 @@ def exchange(first: Path, second: Path) -> bool:
 
 def _put_in_place(draft: Path, target: Path) -> None:
     """Make `draft` the folder at `target`. If the flush after it fails, the old folder is put back."""
-    if not target.exists():
+    if not os.path.exists(target):
         os.rename(draft, target)
         undo = (target, draft)
     elif exchange(draft, target):
@@ -294,12 +294,12 @@ def recover_folder(folder: str | Path) -> None:
     """
     target = Path(os.path.realpath(folder))
     backup = backup_of(target)
-    if target.exists() or not backup.exists():
+    if os.path.exists(target) or not os.path.exists(backup):
         return
     try:
         os.rename(backup, target)
     except OSError as error:
-        if target.exists():  # another process was first
+        if os.path.exists(target):  # another process was first
             return
         raise OutputError(
             f"{target} is missing and its former content {backup} cannot be renamed: {error.strerror}.",
@@ -317,7 +317,7 @@ def remove_folder(folder: str | Path) -> None:
     """
     target = Path(os.path.realpath(folder))
     recover_folder(target)
-    if not target.exists():
+    if not os.path.exists(target):
         return
     aside = target.parent / f".{target.name}.bilstm-new-{secrets.token_hex(8)}"
     try:
@@ -339,7 +339,7 @@ def _remove_strays_unlocked(target: Path) -> None:
         stray = target.parent / name
         if name.startswith(start) and _is_abandoned(stray):
             _remove_quietly(stray)
-    if target.exists() and backup_of(target).exists():
+    if os.path.exists(target) and os.path.exists(backup_of(target)):
         _remove_quietly(backup_of(target))
 
 

@@ -51,6 +51,8 @@ class RunState:
         Rows of the epoch that are done; `loss_sum` and `score_sum` are sums over them.
     seconds : float
         Training time of the epoch so far.
+    learning_rate : float
+        Of the last step.
     best_epoch : int
         0 before the first evaluation.
     stopped_because : str or None
@@ -64,6 +66,7 @@ class RunState:
     loss_sum: float = 0.0
     score_sum: float | None = None
     seconds: float = 0.0
+    learning_rate: float = 0.0
     epochs_without_gain: int = 0
     best_epoch: int = 0
     best_score: float | None = None

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bilstm.atomic_folder import recover_folder
 from bilstm.config import TrainConfig
 from bilstm.errors import OutputError, TrainingDivergedError, UsageError
 from bilstm.training import events
@@ -192,7 +193,9 @@ class _Run:
 
     def begin(self, resume: bool) -> None:
         """Read the checkpoint if there is one and it is wanted."""
-        if self.checkpoint is None or not (self.checkpoint.exists() and os.listdir(self.checkpoint)):
+        if self.checkpoint is not None:
+            recover_folder(self.checkpoint)
+        if self.checkpoint is None or not os.path.exists(self.checkpoint) or _is_empty_folder(self.checkpoint):
             if resume:
                 self.tell(events.Note(f"There is no checkpoint at {self.checkpoint}; training begins at the start."))
             return
@@ -236,7 +239,7 @@ class _Run:
             if reason := self.stop():
                 return reason
             started = time.perf_counter()
-            rate = self._step(batches[state.position], len(batches))
+            self._step(batches[state.position], len(batches))
             state.seconds += time.perf_counter() - started
             state.position += 1
             state.step += 1
@@ -247,7 +250,7 @@ class _Run:
                     state.position,
                     len(batches),
                     state.loss_sum / state.rows,
-                    rate,
+                    state.learning_rate,
                     state.rows / state.seconds,
                 )
             )
@@ -255,12 +258,13 @@ class _Run:
                 self._save()
         return self.stop()
 
-    def _step(self, batch: Sequence, batches: int) -> float:
-        """Train on one batch; return the learning rate of the step."""
+    def _step(self, batch: Sequence, batches: int) -> None:
+        """Train on one batch."""
         state, config = self.state, self.config
-        rate = learning_rate_at(config, (state.epoch - 1 + (state.position + 0.5) / batches) / config.max_epochs)
+        done = (state.epoch - 1 + (state.position + 0.5) / batches) / config.max_epochs
+        state.learning_rate = learning_rate_at(config, done)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = state.learning_rate
         torch.default_generator.manual_seed(_step_seed(config.seed, state.step))
         if self.randomness is not None:
             self.randomness.start_step(config.seed, state.step)
@@ -283,7 +287,6 @@ class _Run:
         state.loss_sum += value * len(batch)
         if score is not None:
             state.score_sum = (state.score_sum or 0.0) + score * len(batch)
-        return rate
 
     def _evaluate(self) -> None:
         """Score the weights (the running mean, if kept), note the best, close the epoch."""
@@ -298,7 +301,7 @@ class _Run:
             dev_score=None if scored is None else scored.score,
             seconds=state.seconds,
             sequences_per_second=state.rows / state.seconds,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=state.learning_rate,
         )
         state.history.append(row)
         self.tell(events.EpochDone(row, config.max_epochs, is_best))
@@ -405,6 +408,10 @@ class _Run:
         )
         error.result = self._end("diverged")  # type: ignore[attr-defined]
         return error
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not os.listdir(path)
 
 
 def _optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
