@@ -76,7 +76,8 @@ def read_ids(
     else:
         if part is None and {"x_train", "x_test"} <= arrays.names:
             notes.append(f"{file}: took the part train; for the other write {file}:test.")
-        ids, labels = _keras_form(arrays, part or PARTS["x_train" not in arrays.names], file)
+        is_test_alone = "x_test" in arrays.names and "x_train" not in arrays.names
+        ids, labels = _keras_form(arrays, part or PARTS[is_test_alone], file)
     if len(ids.values) and ids.values.min() < 0:
         raise DataError(f"{file}: negative id {ids.values.min()}.", "Ids count words from 0.")
     if not len(ids):
