@@ -19,12 +19,23 @@ if TYPE_CHECKING:
     from bilstm.data.records import read_records
     from bilstm.estimators import TextClassifier, TextRegressor
     from bilstm.nn.accelerate import accelerate
+    from bilstm.sequence_tagger import SequenceTagger
     from bilstm.summary import summary
     from bilstm.tasks import load
 
-__all__ = ["TextClassifier", "TextRegressor", "__version__", "accelerate", "load", "read_records", "summary"]
+__all__ = [
+    "SequenceTagger",
+    "TextClassifier",
+    "TextRegressor",
+    "__version__",
+    "accelerate",
+    "load",
+    "read_records",
+    "summary",
+]
 
 _HOMES = {
+    "SequenceTagger": "bilstm.sequence_tagger",
     "TextClassifier": "bilstm.estimators",
     "TextRegressor": "bilstm.estimators",
     "accelerate": "bilstm.nn.accelerate",

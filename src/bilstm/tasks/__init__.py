@@ -14,6 +14,7 @@ __all__ = ["TASKS", "load", "task_module"]
 # name of the task -> module that has TASK, Config and a model class named below
 TASKS: dict[str, tuple[str, str]] = {
     "text-classification": ("bilstm.tasks.text_classification", "TextModel"),
+    "sequence-tagging": ("bilstm.tasks.sequence_tagging", "TaggerModel"),
 }
 
 

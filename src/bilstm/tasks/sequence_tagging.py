@@ -365,14 +365,15 @@ class TaggerModel:
         if sentences.tags is None:
             raise UsageError("The sentences have no tags to compare with.")
         return score_tagging(
-            sentences, tags, intents, has_spans=self.scheme != "none", known=self.known, known_tags=self._known_tags()
+            sentences, tags, intents, has_spans=self.scheme != "none", known=self.known, known_tags=self.classes
         )
 
     def _intent_names(self, logits: np.ndarray | None) -> list[str] | None:
         return None if logits is None else [self.intents[number] for number in logits.argmax(axis=1)]
 
-    def _known_tags(self) -> set[str]:
-        """Types of spans, or tags, that the model can answer."""
+    @property
+    def classes(self) -> set[str]:
+        """Types of spans, or tags where they write no spans, that the model can answer."""
         if self.scheme == "none":
             return set(self.tags)
         return {span.type for tag in self.tags for span in tags_to_spans([tag])}
