@@ -380,6 +380,16 @@ class TestModel:
                 ours, theirs, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
             )
 
+    @needs_engine
+    @pytest.mark.parametrize("bidirectional", [False, True])
+    @pytest.mark.parametrize("merge_mode", ["concat", "sum", "mul", "ave", None])
+    def test_pooling_inside_the_engine_respects_the_merge_mode(self, merge_mode, bidirectional):
+        recurrent = description.Recurrent("gru", 5, 3, 2, bidirectional, merge_mode)
+        pooling = description.Pooling(recurrent.output_size, ("max", "last", "mean"))
+        layers = (description.Embedding(VOCABULARY, 5), recurrent, pooling)
+        results = [build_model(layers, Randomness(1), backend=backend)(IDS) for backend in ("reference", "engine")]
+        close(*results, tolerance=1e-5)
+
     def test_without_pooling_the_logits_stay_ragged(self):
         layers = (STACK[1], description.Recurrent("gru", 5, 4), description.Linear(8, 3))
         result = build_model(layers, Randomness(1))(IDS)

@@ -173,9 +173,14 @@ class TestEngine:
     )
 
     @_needs_engine
-    def test_gathering_and_pooling_inside_change_nothing(self):
-        weights = random_weights(self.layers)
-        results = [Model(self.layers, weights, backend=name).run(Ragged.of(BATCH)) for name in ("numpy", "engine")]
+    @pytest.mark.parametrize("bidirectional", [False, True])
+    @pytest.mark.parametrize("merge_mode", ["concat", "sum", "mul", "ave", None])
+    def test_gathering_and_pooling_inside_change_nothing(self, merge_mode, bidirectional):
+        recurrent = Recurrent("gru", 6, 3, 2, bidirectional, merge_mode)
+        size = recurrent.output_size
+        pooling = Pooling(size, ("max", "last", "mean"))
+        layers = (Embedding(VOCABULARY, 6), Dropout(0.5), recurrent, Dropout(0.5), pooling, Linear(3 * size, 2))
+        results = [Model(layers, random_weights(layers), backend=name).run(Ragged.of(BATCH)) for name in BACKEND_NAMES]
         np.testing.assert_allclose(*results, rtol=2e-5, atol=2e-5)
 
     @_needs_engine
