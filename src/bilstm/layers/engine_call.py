@@ -104,14 +104,6 @@ def _check(arguments: Arguments) -> None:
         raise UsageError("a recurrent layer takes either values, or token_ids together with an embedding.")
     if arguments.c_0 is not None and arguments.cell != "lstm":
         raise UsageError("c_0 is a state of the LSTM only.")
-    dtype = DTYPES[arguments.precision]
-    for name, tensor, shape in _expected_shapes(arguments):
-        if tensor is None:
-            continue
-        if tensor.shape != shape:
-            raise ShapeError(f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}.")
-        if tensor.dtype != dtype or tensor.device.type != "cpu":
-            raise ShapeError(f"{name} must be {dtype} on the CPU, got {tensor.dtype} on {tensor.device}.")
     for name, tensor in (("offsets", arguments.offsets), ("token_ids", arguments.token_ids)):
         if tensor is not None and (tensor.dim() != 1 or tensor.dtype != torch.int64 or tensor.device.type != "cpu"):
             raise ShapeError(
@@ -120,6 +112,14 @@ def _check(arguments: Arguments) -> None:
             )
     if len(arguments.offsets) == 0:
         raise ShapeError("offsets must have shape (batch + 1,), got an empty tensor.")
+    dtype = DTYPES[arguments.precision]
+    for name, tensor, shape in _expected_shapes(arguments):
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            raise ShapeError(f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}.")
+        if tensor.dtype != dtype or tensor.device.type != "cpu":
+            raise ShapeError(f"{name} must be {dtype} on the CPU, got {tensor.dtype} on {tensor.device}.")
 
 
 class _Handover:
@@ -300,10 +300,15 @@ def backward(
     call.saved = saved.data_ptr() or ctypes.addressof(_NOTHING)
     call.saved_bytes = saved.numel()
     dtype = DTYPES[precision]
+    shapes = result_shapes(arguments, True, True)
     given = {"d_outputs": d_outputs, "d_h_n": d_h_n, "d_c_n": d_c_n, "d_max": d_max, "d_mean": d_mean}
-    for name, gradient in given.items():
-        setattr(call, name, handover.pointer(None if gradient is None else gradient.to(dtype)))
-    if d_max is not None:
+    for name, gradient, shape in zip(given, given.values(), (*shapes[:4], shapes[5]), strict=True):
+        if gradient is None or gradient.numel() == 0:  # of a result that was not wanted, or has no elements
+            continue
+        if gradient.shape != shape:
+            raise ShapeError(f"{name} must have shape {shape}, got {tuple(gradient.shape)}.")
+        setattr(call, name, handover.pointer(gradient.to(dtype)))
+    if call.d_max:
         call.max_steps = handover.pointer(max_steps)
     sources = (values, embedding, h_0, c_0, *weights)
     gradients = [
