@@ -28,6 +28,7 @@ BLOCK_BYTES = 1 << 18
 UNPACKED_BLOCK_BYTES = 1 << 20
 HEAD_BYTES = 1 << 16
 MAX_LINE_CHARACTERS = 64 << 20
+MAX_COMPARED_CHARACTERS = 200
 # A gzip file may unpack to this many times its own size, once it has given RATIO_FREE_BYTES; text rarely passes 20.
 RATIO_LIMIT = 100
 RATIO_FREE_BYTES = 64 << 20
@@ -82,7 +83,9 @@ class Source:
 
 def nearest_names(name: str, known: list[str], count: int = 3) -> list[str]:
     """Return up to `count` of the `known` names that look like `name`, the nearest first (letter case ignored)."""
-    by_folded = {other.casefold(): other for other in reversed(known)}
+    if len(name) > MAX_COMPARED_CHARACTERS:
+        return []
+    by_folded = {other.casefold(): other for other in reversed(known) if len(other) <= MAX_COMPARED_CHARACTERS}
     matches = difflib.get_close_matches(name.casefold(), list(by_folded), n=count, cutoff=0.5)
     return [by_folded[match] for match in matches]
 

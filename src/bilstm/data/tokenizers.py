@@ -54,7 +54,8 @@ _BREAK = re.compile("<br />")
 # Only tags that mark up prose: "<3" and "a <b and c> d" must stay.
 _TAG = re.compile(
     r"</?(?:a|abbr|b|big|blockquote|br|center|code|dd|div|dl|dt|em|font|h[1-6]|hr|i|img|li|ol|p|pre|q|s|small|span|strike"
-    r"|strong|sub|sup|table|tbody|td|th|tr|tt|u|ul)(?:\s[^<>]*)?\s*/?>",
+    r"|strong|sub|sup|table|tbody|td|th|tr|tt|u|ul)"
+    r"(?:\s+[a-z-]+\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>]+))*\s*/?>",
     re.IGNORECASE,
 )
 _APOSTROPHES = str.maketrans({"\u2019": "'", "\u02bc": "'", "\uff07": "'"})
@@ -140,12 +141,13 @@ def _substituted(
         new_ends += ends[position:begin]
         kept = new.find(match.group())
         for index in range(len(new)):
-            if kept != -1 and kept <= index < kept + end - begin:
-                new_starts.append(starts[begin + index - kept])
-                new_ends.append(ends[begin + index - kept])
-            else:
+            if kept == -1:
                 new_starts.append(starts[begin])
                 new_ends.append(ends[end - 1])
+            else:  # what is put around a kept match stands for its first or last character
+                old = min(max(begin + index - kept, begin), end - 1)
+                new_starts.append(starts[old])
+                new_ends.append(ends[old])
         position = end
     pieces.append(text[position:])
     return "".join(pieces), new_starts + starts[position:], new_ends + ends[position:]
@@ -309,11 +311,15 @@ class BytePairTokenizer:
         library = _hugging_face()
         native = library.Tokenizer(library.models.BPE(unk_token=_UNKNOWN_PIECE, end_of_word_suffix=_WORD_END))
         native.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
+        joined = [" ".join(tokens) for tokens in WordTokenizer(lowercase).tokens_of(texts)]
+        # The library numbers pieces that end a word in the random order of its hash table, and equal counts are decided
+        # by these numbers. Given beforehand they are always the same, and so is the result.
+        last_characters = {text[at - 1] for text in joined for at in _word_ends(text)}
+        fixed = [_UNKNOWN_PIECE, *(character + _WORD_END for character in sorted(last_characters))]
         trainer = library.trainers.BpeTrainer(
-            vocab_size=size, show_progress=False, special_tokens=[_UNKNOWN_PIECE], end_of_word_suffix=_WORD_END
+            vocab_size=size, show_progress=False, special_tokens=fixed, end_of_word_suffix=_WORD_END
         )
-        words = WordTokenizer(lowercase)
-        native.train_from_iterator((" ".join(tokens) for tokens in words.tokens_of(texts)), trainer)
+        native.train_from_iterator(joined, trainer)
         model = json.loads(native.to_str())["model"]
         pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
         return cls(tuple(pieces), tuple((first, second) for first, second in model["merges"]), lowercase)
@@ -354,6 +360,11 @@ class BytePairTokenizer:
         """Write as plain JSON values; only the tables are stored, the rest of the tokenizer is fixed."""
         merges = [list(pair) for pair in self.merges]
         return {"kind": "byte_pairs", "lowercase": self.lowercase, "pieces": list(self.pieces), "merges": merges}
+
+
+def _word_ends(joined: str) -> list[int]:
+    """Return the position after each word of words joined by single spaces."""
+    return [match.end() for match in re.finditer(r"[^ ]+", joined)]
 
 
 def _hugging_face() -> Any:
