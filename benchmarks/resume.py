@@ -115,21 +115,21 @@ def train_once(folder: Path, threads: int, backend: str) -> None:
     print("Done", steps, flush=True)
 
 
-def serve(folder: Path, threads: int, backend: str) -> None:
-    """Import everything once, then fork a training process for each line of standard input."""
+def serve(threads: int, backend: str) -> None:
+    """Import everything once, then fork a training process for each line of standard input, which is its folder."""
     import torch
 
     import bilstm.layers.model
     import bilstm.training.loop  # noqa: F401
 
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # brings half of its imports only now
-    for _ in sys.stdin:
+    for line in sys.stdin:
         process = os.fork()
         if process == 0:
             status = 1
             try:
                 print("Process", os.getpid(), flush=True)
-                train_once(folder, threads, backend)
+                train_once(Path(line.rstrip("\n")), threads, backend)
                 status = 0
             finally:
                 if status:
@@ -140,22 +140,22 @@ def serve(folder: Path, threads: int, backend: str) -> None:
 
 
 class Trainer:
-    """Starts training processes of one run, one after another, and reads what they tell.
+    """Starts training processes, one after another, and reads what they tell.
 
-    With `is_fresh` each one imports everything anew, as after a reboot; else the processes of a run are forks of one.
+    With `is_fresh` each one imports everything anew, as after a reboot; else all are forks of one, up to `close`.
     """
 
-    def __init__(self, folder: Path, threads: int, backend: str, is_fresh: bool):
+    def __init__(self, threads: int, backend: str, is_fresh: bool):
         self.is_fresh = is_fresh
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self.command = [sys.executable, __file__, "--serve", str(folder)]
+        self.command = [sys.executable, __file__, "--serve"]
         self.command += ["--threads", str(threads), "--backend", backend]
         self.server: subprocess.Popen[str] | None = None
         self.told: list[tuple[str, int]] = []
         self.process = self.status = 0
 
-    def events(self) -> Iterator[tuple[str, int]]:
-        """Start a process and give its events, name and batches done in the whole run, until it has ended."""
+    def events(self, folder: Path) -> Iterator[tuple[str, int]]:
+        """Start a process for the run in `folder` and give its events (name, batches done in the run) until it ends."""
         if self.is_fresh:
             self.close()
         if self.server is None:
@@ -163,7 +163,7 @@ class Trainer:
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment
             )
         self.told = []
-        self.server.stdin.write("start\n")
+        self.server.stdin.write(f"{folder}\n")
         self.server.stdin.flush()
         for line in self.server.stdout:
             name, number = line.split()
@@ -188,7 +188,7 @@ class Trainer:
 
 def finished_run(trainer: Trainer, folder: Path) -> tuple[str, list[tuple[str, int]]]:
     """Let a run go to its end; return the digest of its model and its events."""
-    told = list(trainer.events())
+    told = list(trainer.events(folder))
     if trainer.status != 0:
         raise RuntimeError(f"the training process ended with status {trainer.status}")
     return digest(folder / "model"), told
@@ -223,7 +223,7 @@ def killed_once(
     """Start or resume a run and kill it `delay_s` after the event `target`; where that is past, after a later one."""
     is_sent = False
     resumed_at = None
-    for event in trainer.events():
+    for event in trainer.events(folder):
         if event[0] == "EpochStarted" and resumed_at is None:
             resumed_at = event[1]
         is_later = event[1] > target[1] and (moment == "any" or event[0] == target[0])
@@ -258,10 +258,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fresh", action="store_true", help="a fresh process for each start, not for each run")
     parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.threads, options.backend)
+        serve(options.threads, options.backend)
         return
     started = time.monotonic()
     report = {
@@ -289,7 +289,7 @@ def measure(runs: int, kills: int, threads: int, backend: str, is_fresh: bool, s
         for number in range(CONTROLS + runs):
             folder = Path(room) / str(number)
             folder.mkdir()
-            trainer = Trainer(folder, threads, backend, is_fresh)
+            trainer = Trainer(threads, backend, is_fresh)
             if number < CONTROLS:
                 control, events = finished_run(trainer, folder)
                 controls.append(control)

@@ -38,22 +38,27 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def untouched(benchmark, tmp_path_factory):
-    """Digest and events of a run that nobody kills."""
-    folder = tmp_path_factory.mktemp("untouched")
-    trainer = benchmark.Trainer(folder, 1, "torch", is_fresh=False)
-    ended = benchmark.finished_run(trainer, folder)
+def forks(benchmark):
+    """Starts training processes without importing everything each time."""
+    trainer = benchmark.Trainer(1, "torch", is_fresh=False)
+    yield trainer
     trainer.close()
-    return ended
+
+
+@pytest.fixture(scope="module")
+def untouched(benchmark, forks, tmp_path_factory):
+    """Digest and events of a run that nobody kills."""
+    return benchmark.finished_run(forks, tmp_path_factory.mktemp("untouched"))
 
 
 @pytest.mark.parametrize(("moments", "is_fresh"), [(("saving", "evaluating"), True), (("any", "any"), False)])
-def test_kill_9_and_resume_end_with_the_same_bits(benchmark, untouched, tmp_path, moments, is_fresh):
+def test_kill_9_and_resume_end_with_the_same_bits(benchmark, forks, untouched, tmp_path, moments, is_fresh):
     digest, told = untouched
-    trainer = benchmark.Trainer(tmp_path, 1, "torch", is_fresh)
+    trainer = benchmark.Trainer(1, "torch", is_fresh=True) if is_fresh else forks
     kills = benchmark.killed_run(trainer, tmp_path, moments, seed=4, events=told[: len(told) * 3 // 4])
     ended, last_events = benchmark.finished_run(trainer, tmp_path)
-    trainer.close()
+    if is_fresh:
+        trainer.close()
     assert [kill["was_killed"] for kill in kills] == [True, True]
     assert ended == digest
     assert max(benchmark.lost_steps(kills, last_events)) <= benchmark.CHECKPOINT_STEPS + 1
