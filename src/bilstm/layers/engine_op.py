@@ -84,22 +84,27 @@ def engine_can_run(
     return _missing(precision)
 
 
-@cache
+@torch.compiler.assume_constant_result
 def has_fast_kernel(precision: Precision) -> bool:
     """Whether a kernel made for this machine computes in that precision, not only the portable one."""
-    if _missing(precision) is not None:
-        return False
-    return library().bilstm_choose_kernel(KERNELS["auto"], PRECISIONS[precision]) != KERNELS["portable"]
+    return _found_kernel(precision)[1]
+
+
+@torch.compiler.assume_constant_result
+def _missing(precision: str) -> str | None:
+    return _found_kernel(precision)[0]
 
 
 @cache
-def _missing(precision: str) -> str | None:
+def _found_kernel(precision: str) -> tuple[str | None, bool]:
+    """Return why no kernel runs (or None), and whether the one that does is made for this machine."""
     found = status()
     if not found.available:
-        return f"{found.reason}."
-    if library().bilstm_choose_kernel(KERNELS["auto"], PRECISIONS[precision]) < 0:
-        return f"no kernel for {precision} runs on this machine."
-    return None
+        return f"{found.reason}.", False
+    kernel = library().bilstm_choose_kernel(KERNELS["auto"], PRECISIONS[precision])
+    if kernel < 0:
+        return f"no kernel for {precision} runs on this machine.", False
+    return None, kernel != KERNELS["portable"]
 
 
 def recurrent_layer(
