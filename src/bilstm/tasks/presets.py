@@ -15,7 +15,7 @@ from bilstm.tasks.text_classification import Config
 
 __all__ = ["PRESETS", "resolve_settings"]
 
-# What the tutorials' programs have in common: random vectors, last states, plain Adam at 0.001, none of our regularisers.
+# What the tutorials' programs have in common: random vectors, last states, plain Adam, none of our regularisers.
 _PLAIN: dict[str, Any] = {
     "learning_rate": 0.001,
     "schedule": "constant",

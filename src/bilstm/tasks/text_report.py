@@ -67,7 +67,7 @@ class ScoredPart:
     Parameters
     ----------
     name : str
-        For example "development part of 2,500 rows".
+        For example "the development part of 2,500 rows".
     texts : Texts
     lengths : ndarray of shape (rows,)
         Words of each text.
@@ -180,7 +180,7 @@ def describe_run(
         parts=[
             describe_part("training part", train_lengths, train_targets, names),
             *part.extra_parts,
-            describe_part(part.name.split(" of ")[0], part.lengths, part.targets, names),
+            describe_part(part.name.removeprefix("the ").split(" of ")[0], part.lengths, part.targets, names),
         ],
         notes=[*provenance.notes, *outcome.notes],
         baseline=baseline,
