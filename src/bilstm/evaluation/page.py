@@ -92,6 +92,10 @@ details.fold>summary{color:var(--first);margin:.8em 0 .4em;width:fit-content}
 .more{color:var(--first);font-size:13.5px;white-space:nowrap}
 .wrong{color:var(--second);font-weight:600}
 .right{font-weight:600}
+mark{background:none;color:inherit;border-bottom:2px solid var(--third)}
+mark sub{color:var(--soft);font-size:11px;padding-left:3px;display:inline-block;text-decoration:none}
+mark.missed{border-bottom-color:var(--first);font-weight:600}
+mark.false{border-bottom-color:var(--second);color:var(--second);text-decoration:line-through}
 svg.share{width:64px;height:8px;margin-right:10px;vertical-align:1px}
 svg.share .all{fill:var(--rule)}svg.share .part{fill:var(--first)}
 footer{color:var(--soft);font-size:13px;padding-top:30px;padding-bottom:44px}

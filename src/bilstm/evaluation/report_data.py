@@ -51,7 +51,7 @@ class EpochLike(Protocol):
 
 
 class LayerLike(Protocol):
-    """One line of the model table; `bilstm.summary.LayerRow` is one."""
+    """One line of the model table; `bilstm.model_summary.LayerRow` is one."""
 
     @property
     def name(self) -> str: ...
@@ -154,7 +154,7 @@ class ReportData:
     ----------
     title : str
         Short, for example "sentiment of reviews.csv".
-    kind : {"classification", "multilabel", "regression"}
+    kind : {"classification", "multilabel", "regression", "tagging"}
     scores : mapping
         As `evaluate_classification`, `evaluate_multilabel` or `evaluate_regression` return them.
     scored_on : str
@@ -199,7 +199,7 @@ class ReportData:
     """
 
     title: str
-    kind: Literal["classification", "multilabel", "regression"]
+    kind: Literal["classification", "multilabel", "regression", "tagging"]
     scores: Mapping[str, Any]
     scored_on: str
     model_name: str
