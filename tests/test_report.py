@@ -31,7 +31,7 @@ from bilstm.metrics import (
     evaluate_regression,
     fit_temperature,
 )
-from bilstm.summary import LayerRow
+from bilstm.model_summary import LayerRow
 from bilstm.training.events import EpochRow
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

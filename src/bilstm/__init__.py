@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bilstm.data.records import read_records
     from bilstm.estimators import TextClassifier, TextRegressor
+    from bilstm.model_summary import summary
     from bilstm.nn.accelerate import accelerate
     from bilstm.sequence_tagger import SequenceTagger
-    from bilstm.summary import summary
     from bilstm.tasks import load
 
 __all__ = [
@@ -41,7 +41,7 @@ _HOMES = {
     "accelerate": "bilstm.nn.accelerate",
     "load": "bilstm.tasks",
     "read_records": "bilstm.data.records",
-    "summary": "bilstm.summary",
+    "summary": "bilstm.model_summary",
 }
 _SUBPACKAGES = ("engine", "nn")
 

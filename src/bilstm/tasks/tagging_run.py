@@ -29,8 +29,8 @@ from bilstm.errors import InterruptedTrainingError, TrainingDivergedError, Usage
 from bilstm.evaluation.report_data import BaselineData, InputFile, ReportData, describe_part
 from bilstm.evaluation.tagging_report import TaggingMistake, build_tagging_report, score_rows
 from bilstm.model_folder import check_output
-from bilstm.runtime.tagger import TaggerLayers
 from bilstm.model_summary import LayerRow, describe_layers
+from bilstm.runtime.tagger import TaggerLayers
 from bilstm.tasks.sequence_tagging import TASK, Config, TaggerModel
 from bilstm.tasks.tagging_training import TaggingOutcome, fit_tagger
 from bilstm.tasks.text_report import peak_memory

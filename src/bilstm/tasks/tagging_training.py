@@ -28,6 +28,7 @@ from bilstm.runtime.tagger import TaggerLayers
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.sequence_tagging import BATCH_ROWS, BATCH_STEPS, Config, TaggerModel, describe_tagger
 from bilstm.tasks.tagging_scores import KnownWords, main_score, score_tagging
+from bilstm.thread_waiting import wait_passively
 
 if TYPE_CHECKING:
     from bilstm.training.events import Listener
@@ -100,6 +101,7 @@ def fit_tagger(
     MissingExtraError
         If torch is not installed.
     """
+    wait_passively()
     try:
         import torch  # noqa: F401
     except ImportError as error:

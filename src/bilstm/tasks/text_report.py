@@ -32,7 +32,7 @@ from bilstm.evaluation.report_data import (
     paired_outcome,
     regression_mistakes,
 )
-from bilstm.summary import describe_layers
+from bilstm.model_summary import describe_layers
 from bilstm.tasks.text_classification import Config, Texts
 from bilstm.versions import environment
 

@@ -229,7 +229,9 @@ def _measure(
     """Score the part that the report shows, and gather the summary."""
     model = outcome.model
     dev = parts.valid[0] if parts.valid is not None else parts.train.select(outcome.dev_rows)
-    dev_part = _scored(f"the development part of {len(dev):,} rows", dev, outcome.dev_targets, outcome.dev_outputs, model)
+    dev_part = _scored(
+        f"the development part of {len(dev):,} rows", dev, outcome.dev_targets, outcome.dev_outputs, model
+    )
     train_rows = len(outcome.train_rows)
     summary: dict[str, Any] = {
         "task": "text-classification",
@@ -249,7 +251,9 @@ def _measure(
     if parts.test is not None:
         test, targets = parts.test
         outputs = model.predict_proba(_texts(test))
-        scored = _scored(f"the test part of {len(test):,} rows", test, targets, outputs, model, is_final=True, dev=dev_part)
+        scored = _scored(
+            f"the test part of {len(test):,} rows", test, targets, outputs, model, is_final=True, dev=dev_part
+        )
         summary["test"] = _plain(scored.scores)
         if baseline is not None and test.ids is None:
             from bilstm.data.tokenizers import WordTokenizer

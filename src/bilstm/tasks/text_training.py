@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +25,7 @@ from bilstm.errors import DataError, MissingExtraError
 from bilstm.metrics import Temperature, fit_temperature
 from bilstm.metrics.multilabel import micro_f1
 from bilstm.runtime.model import Model as RuntimeModel
+from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import (
     BATCH_ROWS,
     BATCH_STEPS,
@@ -37,6 +35,7 @@ from bilstm.tasks.text_classification import (
     describe_model,
     output_count,
 )
+from bilstm.thread_waiting import wait_passively
 
 if TYPE_CHECKING:
     from bilstm.evaluation.baseline import LinearBaseline
@@ -121,6 +120,7 @@ def fit(
     MissingExtraError
         If torch is not installed.
     """
+    wait_passively()
     try:
         import torch  # noqa: F401
     except ImportError as error:
@@ -128,7 +128,7 @@ def fit(
     from bilstm.training import events
 
     tell = progress or (lambda event: None)
-    clock = _Clock(tell)
+    clock = Clock(tell)
     train_rows, dev_rows = _development_part(len(texts), targets, labels, config, valid is not None)
     train_texts, train_targets = _take(texts, train_rows), targets[train_rows]
     dev_texts, dev_targets = valid if valid is not None else (_take(texts, dev_rows), targets[dev_rows])
@@ -145,12 +145,11 @@ def fit(
             for note in linear.notes:
                 tell(events.Note(note))
     shift, scale = _standardisation(train_targets, labels)
-    with clock.phase("BiLSTM" if config.cell == "lstm" and config.bidirectional else "model"):
-        layers, weights, result = _train_layers(
-            _Part(train_ids, (train_targets - shift) / scale if labels.kind == "regression" else train_targets),
-            _Part(dev_ids, (dev_targets - shift) / scale if labels.kind == "regression" else dev_targets),
-            encoder, labels, config, checkpoint, resume, tell, clock,
-        )  # fmt: skip
+    layers, weights, result = _train_layers(
+        _Part(train_ids, (train_targets - shift) / scale if labels.kind == "regression" else train_targets),
+        _Part(dev_ids, (dev_targets - shift) / scale if labels.kind == "regression" else dev_targets),
+        encoder, labels, config, checkpoint, resume, tell, clock,
+    )  # fmt: skip
     model = TextModel(encoder, labels, RuntimeModel(layers, weights), weights, shift=shift, scale=scale)
     with clock.phase("evaluate"):
         dev_logits = model.logits_of_ids(dev_ids)
@@ -190,24 +189,6 @@ class _Part:
         for array in (self.ids.values, self.ids.offsets, self.targets):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
-
-
-class _Clock:
-    """Wall time of each phase; tells listeners which one begins."""
-
-    def __init__(self, tell: Callable[[Any], None]):
-        self.seconds: dict[str, float] = {}
-        self._tell = tell
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        from bilstm.training import events
-
-        self._tell(events.PhaseStarted(name))
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - started
-        self._tell(events.PhaseDone(name, self.seconds[name]))
 
 
 def _take(texts: Texts, rows: np.ndarray) -> Texts:
@@ -298,7 +279,7 @@ def _train_layers(
     checkpoint: str | None,
     resume: bool,
     tell: Listener,
-    clock: _Clock,
+    clock: Clock,
 ) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
     """Train the torch face of the model; return its description and best weights."""
     import torch

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from bilstm.description import Dropout, Embedding, Linear, Pooling, Recurrent
 from bilstm.errors import UsageError
-from bilstm.summary import describe_layers, format_summary, summary
+from bilstm.model_summary import describe_layers, format_summary, summary
 from layer_strategies import layer_stacks
 
 TUTORIAL = (Embedding(5000, 16), Recurrent("lstm", 16, 16, bidirectional=False), Pooling(16), Linear(16, 1))
@@ -74,5 +74,5 @@ def test_what_is_no_model_is_refused():
 
 def test_examples():
     # The package offers the function under the module's name, so the module is asked for by its path.
-    result = doctest.testmod(importlib.import_module("bilstm.summary"))
+    result = doctest.testmod(importlib.import_module("bilstm.model_summary"))
     assert (result.attempted > 0, result.failed) == (True, 0)
