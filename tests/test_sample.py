@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from bilstm.data import sample
+from bilstm.data.batching import epoch_batches
 from bilstm.data.records import read_records
 from bilstm.data.sample import sample_reviews, write_sample
+from bilstm.data.vocabulary import TextEncoder
 from bilstm.errors import OutputError
 
 
@@ -45,6 +47,44 @@ def test_counting_words_fails_visibly(reviews):
         model = linear.LogisticRegression(C=10.0, max_iter=2000).fit(counted, labels[:4000])
         score = model.score(vectorizer.transform(texts[4000:]), labels[4000:])
         assert 0.58 < score < 0.76
+
+
+def test_a_bilstm_does_not_fail(reviews):
+    """Word order is all that is missing: a small BiLSTM learns the rest in five epochs."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    texts, labels = reviews
+    encoder = TextEncoder.build(texts[:4000])
+    ids = encoder.encode(texts)
+    targets = torch.tensor([label == "positive" for label in labels]).float()
+    embedding = torch.nn.Embedding(len(encoder.vocabulary), 32)
+    recurrent = torch.nn.LSTM(32, 32, bidirectional=True, batch_first=True)
+    head = torch.nn.Linear(128, 1)
+    parameters = [*embedding.parameters(), *recurrent.parameters(), *head.parameters()]
+
+    def logits(rows):
+        padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(ids[row]) for row in rows], batch_first=True)
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            embedding(padded), torch.from_numpy(ids.lengths[rows]), batch_first=True, enforce_sorted=False
+        )
+        states, (last, _) = recurrent(packed)
+        states, _ = torch.nn.utils.rnn.pad_packed_sequence(states, batch_first=True, padding_value=-1.0)
+        return head(torch.cat([states.amax(1), last[0], last[1]], dim=1))[:, 0]
+
+    optimizer = torch.optim.Adam(parameters, lr=0.01)
+    for epoch in range(5):
+        for rows in epoch_batches(ids.lengths[:4000], max_rows=32, max_steps=10_000, seed=0, epoch=epoch):
+            optimizer.zero_grad()
+            torch.nn.functional.binary_cross_entropy_with_logits(logits(rows), targets[rows]).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+    with torch.no_grad():
+        rows = np.arange(4000, 5000)
+        score = ((logits(rows) > 0) == (targets[rows] > 0.5)).float().mean().item()
+    torch.set_num_threads(threads)
+    assert score > 0.95
 
 
 @pytest.mark.parametrize("form", [form for form, _ in sample._FORMS], ids=lambda form: form.__name__)

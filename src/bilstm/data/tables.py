@@ -176,7 +176,7 @@ class _StrictParser:
         self._text = text
         self._delimiter = delimiter
         self._line_end = line_end
-        self._quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
+        self._has_quotes = has_quotes
         self._lines_of_record: list[str] = []
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
@@ -184,7 +184,8 @@ class _StrictParser:
         # The limit belongs to the whole process. It is only ever raised, so no other reader can fail through us.
         if csv.field_size_limit() < MAX_FIELD_CHARACTERS:
             csv.field_size_limit(MAX_FIELD_CHARACTERS)
-        reader = csv.reader(self._lines(), delimiter=self._delimiter, quoting=self._quoting, strict=True)
+        quoting = csv.QUOTE_MINIMAL if self._has_quotes else csv.QUOTE_NONE
+        reader = csv.reader(self._lines(), delimiter=self._delimiter, quoting=quoting, strict=True)
         lines_of_record = self._lines_of_record
         line = 1
         while True:
