@@ -37,7 +37,8 @@ class WeightAverage:
         """Take the present weights into the average."""
         self.steps += 1
         parameters = [p.detach() for p in self._parameters.values()]
-        torch._foreach_lerp_(list(self.sums.values()), parameters, 1.0 - self.decay)
+        averages = list(self.sums.values())
+        torch._foreach_lerp_(averages, parameters, 1.0 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -332,7 +332,7 @@ class _Run:
             self.model.train()
             if not math.isfinite(scored.score) or not math.isfinite(scored.loss or 0.0):
                 raise self._diverged(f"the development score is {scored.score}, its loss {scored.loss}", None)
-            if state.best_score is None or _is_better(scored, state):
+            if _is_better(scored, state):
                 self._keep(scored)
                 return scored, True
             state.epochs_without_gain += 1
@@ -381,12 +381,11 @@ class _Run:
     def _end(self, reason: str) -> TrainResult:
         """Put the best weights into the model and tell how the run went."""
         state = self.state
-        if self.best is not None:
-            set_weights(self.model, self.best)
-        elif self.average is not None:
+        if self.best is None and self.average is not None:  # ended before the first evaluation
             with self.average.in_place():
                 self._keep(None)
             state.best_epoch = 0
+        if self.best is not None:
             set_weights(self.model, self.best)
         self.model.eval()
         seconds = state.seconds + sum(row.seconds for row in state.history)
@@ -427,6 +426,8 @@ def _optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.opt
 
 
 def _is_better(scored: DevScore, state: RunState) -> bool:
+    if state.best_score is None:
+        return True
     if scored.score != state.best_score or scored.loss is None or state.best_loss is None:
         return scored.score > state.best_score
     return scored.loss < state.best_loss
