@@ -5,9 +5,12 @@ The loop is that of SQLite's tests: n = 1, 2, 3, ... until the operation succeed
 
 import errno
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -231,3 +234,43 @@ def test_a_real_full_disk_ends_with_code_74(tmp_path):
         assert os.listdir(disk) == ["model"]
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+SAVER = """
+import os, sys
+import numpy as np
+from bilstm.model_folder import save_model
+print("ready", flush=True)
+for line in sys.stdin:
+    if os.fork() == 0:
+        number = int(line)
+        print(os.getpid(), flush=True)
+        while True:
+            number += 1
+            weights = {"w": np.full(250_000, number, np.float32)}
+            save_model(sys.argv[1], config={"number": number}, weights=weights, overwrite=True)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+def test_kill_9_while_overwriting_leaves_a_complete_model(tmp_path):
+    drawn, path, strays = random.Random(6), tmp_path / "model", 0
+    save(path, 1)
+    command = [sys.executable, "-c", SAVER, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline() == "ready\n"
+        for kills in range(1, 300):
+            server.stdin.write(f"{number_of(path)}\n")
+            server.stdin.flush()
+            process = int(server.stdout.readline())
+            time.sleep(drawn.uniform(0.0, 0.06))
+            os.kill(process, signal.SIGKILL)
+            assert server.stdout.readline() == f"{-signal.SIGKILL}\n"
+            assert number_of(path) >= 1
+            strays += len(os.listdir(tmp_path)) > 1
+            if kills >= 30 and strays >= 5 and number_of(path) >= 5:
+                break
+        else:
+            pytest.fail("kills and saves did not meet")
+    save(path, 3, overwrite=True)
+    assert os.listdir(tmp_path) == ["model"]
