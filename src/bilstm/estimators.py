@@ -101,6 +101,7 @@ class _TextEstimator(BaseEstimator):
         word_dropout: float = 0.4,
         embedding_dropout: float = 0.2,
         dropout: float = 0.5,
+        output_dropout: float | None = None,
         variational_dropout: float = 0.0,
         weight_dropout: float = 0.0,
         verbose: bool = False,
@@ -150,6 +151,7 @@ class _TextEstimator(BaseEstimator):
         self.word_dropout = word_dropout
         self.embedding_dropout = embedding_dropout
         self.dropout = dropout
+        self.output_dropout = output_dropout
         self.variational_dropout = variational_dropout
         self.weight_dropout = weight_dropout
         self.verbose = verbose

@@ -115,6 +115,9 @@ class Config(TrainConfig):
     dropout: float = settings.field(
         0.5, help="Share of features dropped before the output and between layers.", minimum=0.0, below=1.0
     )
+    output_dropout: float | None = settings.field(
+        None, help="Share of features dropped before the output alone; none: as dropout.", minimum=0.0, below=1.0
+    )
     variational_dropout: float = settings.field(
         0.0, help="Share of recurrent units dropped, the same at every step.", minimum=0.0, below=1.0
     )
@@ -323,13 +326,14 @@ def describe_model(config: Config, vocabulary_size: int, outputs: int) -> tuple[
     pooling = description.Pooling(features, config.pooling)  # type: ignore[arg-type]
     layers.append(pooling)
     features = pooling.output_size
-    if config.dropout:
-        layers.append(description.Dropout(config.dropout))
+    dropout = config.dropout if config.output_dropout is None else config.output_dropout
+    if dropout:
+        layers.append(description.Dropout(dropout))
     if config.dense_size:
         layers.append(description.Linear(features, config.dense_size, "relu"))
         features = config.dense_size
-        if config.dropout:
-            layers.append(description.Dropout(config.dropout))
+        if dropout:
+            layers.append(description.Dropout(dropout))
     layers.append(description.Linear(features, outputs))
     return tuple(layers)
 

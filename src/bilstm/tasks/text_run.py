@@ -29,7 +29,7 @@ from bilstm.tasks.text_report import Provenance, ScoredPart, describe_run, model
 from bilstm.tasks.text_training import Outcome, fit
 from bilstm.training import events
 
-__all__ = ["Job", "ReadOptions", "RunResult", "checkpoint_of", "read_part", "run"]
+__all__ = ["Job", "Parts", "ReadOptions", "RunResult", "checkpoint_of", "read_part", "run", "split_parts"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def run(job: Job, tell: Callable[[Any], None]) -> RunResult:
     )
     tell(events.Note(labels.decision))
     targets = labels.encode(records.labels, where=records.where)
-    parts = _split_parts(records, targets, labels, job, tell)
+    parts = split_parts(records, targets, labels, job, tell)
     outcome = _fit(parts, labels, job, tell)
     scored, summary = _measure(parts, outcome, labels, job, records)
     result = _write(job, parts, outcome, labels, scored, summary, records, time.perf_counter() - started)
@@ -158,7 +158,7 @@ def read_part(
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """Rows by what they are for; `valid` and `test` may stand in other records."""
 
     train: Records
@@ -172,9 +172,10 @@ def _texts(records: Records) -> Texts:
     return records.ids if records.ids is not None else records.texts
 
 
-def _split_parts(
+def split_parts(
     records: Records, targets: np.ndarray, labels: LabelSet, job: Job, tell: Callable[[Any], None]
-) -> _Parts:
+) -> Parts:
+    """Divide what was read by `job.split`, and read the development part of `job.valid`."""
     valid = test = None
     rows = np.arange(len(records))
     if job.split is not None:
@@ -194,10 +195,10 @@ def _split_parts(
         given = read_part([job.valid], job.reading, tell, columns=records)
         assert given.labels is not None
         valid = (given, labels.encode(given.labels, where=given.where))
-    return _Parts(records.select(rows), targets[rows], valid, test, rows)
+    return Parts(records.select(rows), targets[rows], valid, test, rows)
 
 
-def _fit(parts: _Parts, labels: LabelSet, job: Job, tell: Callable[[Any], None]) -> Outcome:
+def _fit(parts: Parts, labels: LabelSet, job: Job, tell: Callable[[Any], None]) -> Outcome:
     checkpoint = checkpoint_of(job.output)
     valid = None if parts.valid is None else (_texts(parts.valid[0]), parts.valid[1])
     try:
@@ -224,7 +225,7 @@ def _fit(parts: _Parts, labels: LabelSet, job: Job, tell: Callable[[Any], None])
 
 
 def _measure(
-    parts: _Parts, outcome: Outcome, labels: LabelSet, job: Job, records: Records
+    parts: Parts, outcome: Outcome, labels: LabelSet, job: Job, records: Records
 ) -> tuple[ScoredPart, dict[str, Any]]:
     """Score the part that the report shows, and gather the summary."""
     model = outcome.model
@@ -299,7 +300,7 @@ def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(
     job: Job,
-    parts: _Parts,
+    parts: Parts,
     outcome: Outcome,
     labels: LabelSet,
     scored: ScoredPart,

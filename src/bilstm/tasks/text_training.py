@@ -21,7 +21,7 @@ from bilstm.data.splitting import split_rows
 from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from bilstm.data.vocabulary import IdEncoder, TextEncoder
 from bilstm.description import Layer
-from bilstm.errors import DataError, MissingExtraError
+from bilstm.errors import DataError, MissingExtraError, UsageError
 from bilstm.metrics import Temperature, fit_temperature
 from bilstm.metrics.multilabel import micro_f1
 from bilstm.runtime.model import Model as RuntimeModel
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from bilstm.training.events import Listener
     from bilstm.training.loop import TrainResult
 
-__all__ = ["Outcome", "fit"]
+__all__ = ["Outcome", "build_encoder", "development_part", "fit", "fit_baseline", "words_of"]
 
 FEW_ROWS = 1_000  # below it a word that stands once may still be the only sign of its class
 
@@ -93,6 +93,7 @@ def fit(
     *,
     valid: tuple[Texts, np.ndarray] | None = None,
     baseline: bool = True,
+    encoder: TextEncoder | IdEncoder | None = None,
     checkpoint: str | None = None,
     resume: bool = False,
     progress: Listener | None = None,
@@ -110,6 +111,9 @@ def fit(
         Development part; by default a stratified share `config.dev_share` of the rows, drawn with `config.seed`.
     baseline : bool, default=True
         Fit the linear n-gram model too.
+    encoder : TextEncoder or IdEncoder, optional
+        What made the ids, where `texts` and `valid` are ids that a fitted encoder gave; they are used as they are, and
+        `baseline` must be False.
     checkpoint, resume, progress
         As in `training.train`.
 
@@ -129,19 +133,24 @@ def fit(
 
     tell = progress or (lambda event: None)
     clock = Clock(tell)
-    train_rows, dev_rows = _development_part(len(texts), targets, labels, config, valid is not None)
+    train_rows, dev_rows = development_part(len(texts), targets, labels, config, valid is not None)
     train_texts, train_targets = _take(texts, train_rows), targets[train_rows]
     dev_texts, dev_targets = valid if valid is not None else (_take(texts, dev_rows), targets[dev_rows])
     if len(dev_targets) == 0:
         raise DataError("the development part has no rows.", "Give more rows, or a file with --valid.")
 
-    with clock.phase("encode"):
-        encoder, train_ids = _build_encoder(train_texts, config)
-        dev_ids = encoder.encode(dev_texts)  # type: ignore[arg-type]
+    if encoder is not None:
+        if baseline or not isinstance(train_texts, Ragged) or not isinstance(dev_texts, Ragged):
+            raise UsageError("with an encoder, fit takes the ids that it gave, and fits no linear baseline.")
+        train_ids, dev_ids = train_texts, dev_texts
+    else:
+        with clock.phase("encode"):
+            encoder, train_ids = build_encoder(train_texts, config)
+            dev_ids = encoder.encode(dev_texts)  # type: ignore[arg-type]
     linear = None
     if baseline:
         with clock.phase("linear baseline"):
-            linear = _fit_baseline(train_texts, train_targets, dev_texts, dev_targets, labels, config.seed)
+            linear = fit_baseline(train_texts, train_targets, dev_texts, dev_targets, labels, config.seed)
             for note in linear.notes:
                 tell(events.Note(note))
     shift, scale = _standardisation(train_targets, labels)
@@ -195,7 +204,7 @@ def _take(texts: Texts, rows: np.ndarray) -> Texts:
     return texts.select(rows) if isinstance(texts, Ragged) else [texts[row] for row in rows]
 
 
-def _development_part(
+def development_part(
     count: int, targets: np.ndarray, labels: LabelSet, config: Config, is_given: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rows that train and rows that choose."""
@@ -209,7 +218,7 @@ def _development_part(
     return train_rows, dev_rows
 
 
-def _build_encoder(texts: Texts, config: Config) -> tuple[TextEncoder | IdEncoder, Ragged]:
+def build_encoder(texts: Texts, config: Config) -> tuple[TextEncoder | IdEncoder, Ragged]:
     """Build the encoder from the training part alone, and encode that part."""
     if isinstance(texts, Ragged):
         largest = int(texts.values.max(initial=0))
@@ -233,7 +242,7 @@ def _build_encoder(texts: Texts, config: Config) -> tuple[TextEncoder | IdEncode
     return built, built.encode(texts)
 
 
-def _fit_baseline(
+def fit_baseline(
     train_texts: Texts,
     train_targets: np.ndarray,
     dev_texts: Texts,
@@ -241,14 +250,15 @@ def _fit_baseline(
     labels: LabelSet,
     seed: int,
 ) -> LinearBaseline:
+    """Fit the linear n-gram model on the words of the training part, tuned on the development part."""
     from bilstm.evaluation.baseline import fit_linear_baseline
 
     known: dict[str, str] = {}  # one object per different word: a list of words is then 8 bytes a word
     kind = labels.kind if labels.kind in ("multilabel", "regression") else "classification"
     return fit_linear_baseline(
-        _words_of(train_texts, known),
+        words_of(train_texts, known),
         train_targets,
-        _words_of(dev_texts, known),
+        words_of(dev_texts, known),
         dev_targets,
         kind,  # type: ignore[arg-type]
         len(labels.names) or None,
@@ -256,7 +266,8 @@ def _fit_baseline(
     )
 
 
-def _words_of(texts: Texts, known: dict[str, str]) -> list[list[str]]:
+def words_of(texts: Texts, known: dict[str, str]) -> list[list[str]]:
+    """Return the words of each text for the linear model; equal words are one object, kept in `known`."""
     if isinstance(texts, Ragged):
         return [[str(token) for token in texts[row].tolist()] for row in range(len(texts))]
     return [[known.setdefault(word, word) for word in words] for words in WordTokenizer().tokens_of(texts)]
