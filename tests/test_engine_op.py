@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import weakref
 
 import pytest
 import torch
@@ -390,17 +389,14 @@ def test_inference_keeps_nothing(monkeypatch):
 
 @pytest.mark.parametrize("backward", [True, False])
 def test_saved_buffer_goes_back_at_once(monkeypatch, backward):
-    arrays = []
-    original = engine_call._borrowed_buffer
+    lent: list[int] = []
+    given_back: list[int] = []
+    acquire = engine_call.Context.acquire
 
-    def recording(pointer, size):
-        tensor = original(pointer, size)
-        arrays.append(weakref.ref(tensor.untyped_storage()))
-        released.append(pointer)
-        return tensor
+    def recording(context, size):
+        lent.append(acquire(context, size))
+        return lent[-1]
 
-    released: list[int] = []
-    given_back = []
     library = engine_call.library()
     release = library.bilstm_buffer_release
 
@@ -414,19 +410,35 @@ def test_saved_buffer_goes_back_at_once(monkeypatch, backward):
             release(pointer)
 
     monkeypatch.setattr(engine_call, "library", lambda: Library())
-    monkeypatch.setattr(engine_call, "_borrowed_buffer", recording)
+    monkeypatch.setattr(engine_call.Context, "acquire", recording)
     gc.disable()  # the count of references alone has to do it
     try:
         result = run(make_case("lstm", [5, 3], 4, 6).to(torch.float32))
-        assert len(released) == 1
+        assert len(lent) == 1
         assert given_back == []
         if backward:
             result.outputs.sum().backward()
-            assert given_back == released
+            assert given_back == lent
         del result
-        assert given_back == released
+        assert given_back == lent
     finally:
         gc.enable()
+
+
+def test_large_results_lie_in_lent_memory_and_outlive_everything():
+    """More results alive than the engine keeps buffers; each keeps its own numbers after the others are gone."""
+    case = make_case("lstm", [4000] * 2, 8, 32, states=False).to(torch.float32)
+    assert case.values.shape[0] * 64 * 4 > engine_call._LARGE_BYTES
+    first = run(case).outputs
+    expected = first.detach().clone()
+    others = [run(case).outputs for _ in range(12)]
+    del others
+    assert torch.equal(first, expected)
+    first.sum().backward()
+    view = first.detach()[5:7]
+    del first
+    run(case)
+    assert torch.equal(view, expected[5:7])
 
 
 def test_backward_twice_with_retained_graph():

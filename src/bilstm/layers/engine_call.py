@@ -8,6 +8,7 @@ last reference to it does. Imports torch, `engine`, `errors`.
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 import weakref
 from functools import cache
@@ -184,11 +185,24 @@ def _saved_bytes(call: Call) -> int:
 _NOTHING = ctypes.c_double()  # what an empty tensor points to: valid, never read
 
 
-def _borrowed_buffer(pointer: int, size: int) -> Tensor:
+def _borrowed_buffer(context: Context, size: int) -> Tensor:
     """Return a byte tensor over a buffer of the engine, which gets it back when the tensor's storage goes."""
+    pointer = context.acquire(size)
     array = (ctypes.c_uint8 * size).from_address(pointer)
     weakref.finalize(array, library().bilstm_buffer_release, pointer).atexit = False
     return torch.frombuffer(array, dtype=torch.uint8)
+
+
+# From here on the allocator fetches fresh pages from the system each time; touching them costs more than a pass
+_LARGE_BYTES = 1 << 20
+
+
+def _new_tensor(context: Context, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return an uninitialized tensor; a large one lies in a buffer that the engine lends and uses again."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < _LARGE_BYTES:
+        return torch.empty(shape, dtype=dtype)
+    return _borrowed_buffer(context, size).view(dtype).view(shape)
 
 
 def result_shapes(arguments: Arguments, outputs: bool, pooling: bool) -> list[tuple[Any, ...]]:
@@ -234,8 +248,8 @@ def forward(
     handover = _Handover(arguments)
     call, dtype = handover.call, DTYPES[precision]
     shapes = result_shapes(arguments, outputs, pooling)
-    results = [torch.empty(shape, dtype=dtype) for shape in shapes]
-    results[4] = torch.empty(shapes[4], dtype=torch.int32)
+    dtypes = (dtype, dtype, dtype, dtype, torch.int32, dtype)
+    results = [_new_tensor(handover.context, *kind) for kind in zip(shapes, dtypes, strict=True)]
     wanted = (outputs, True, cell == "lstm", pooling, pooling, pooling)
     names = ("outputs", "h_n", "c_n", "max_values", "max_steps", "mean_values")
     for name, result, is_wanted in zip(names, results, wanted, strict=True):
@@ -245,7 +259,7 @@ def forward(
     if save:
         size = _saved_bytes(call)
         if size:
-            saved = _borrowed_buffer(handover.context.acquire(size), size)
+            saved = _borrowed_buffer(handover.context, size)
         call.saved = saved.data_ptr() or ctypes.addressof(_NOTHING)
         call.saved_bytes = size
     handover.context.forward(call)
@@ -312,7 +326,7 @@ def backward(
         call.max_steps = handover.pointer(max_steps)
     sources = (values, embedding, h_0, c_0, *weights)
     gradients = [
-        torch.empty(source.shape, dtype=dtype) if need and source is not None else torch.empty(0, dtype=dtype)
+        _new_tensor(handover.context, tuple(source.shape) if need and source is not None else (0,), dtype)
         for source, need in zip(sources, needed, strict=True)
     ]
     for name, gradient, need in zip(("d_values", "d_embedding", "d_h_0", "d_c_0"), gradients, needed, strict=False):
