@@ -6,7 +6,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from bilstm.cli import tagging
 from bilstm.cli.output import note, print_json, print_line, print_table
+from bilstm.tasks.sequence_tagging import TaggerModel
 
 __all__ = ["command"]
 
@@ -32,6 +34,11 @@ def command(
     from bilstm.tasks.labelled_files import read_for_model
 
     loaded = load(model)
+    if isinstance(loaded, TaggerModel):
+        options = {"token": text, "label": label, "encoding": encoding}
+        options |= {"skip_bad_rows": skip_bad_rows, "max_bytes": max_bytes}
+        tagging.evaluate(loaded, model, data, options, as_json)
+        return
     records, texts, targets = read_for_model(
         loaded,
         data,

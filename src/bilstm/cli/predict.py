@@ -12,10 +12,12 @@ from typing import Annotated, Any, Optional, TextIO
 
 import typer
 
+from bilstm.cli import tagging
 from bilstm.cli.output import note, print_json, print_line
 from bilstm.errors import OutputError, UsageError, WriteFailedError
+from bilstm.tasks.sequence_tagging import TaggerModel
 
-__all__ = ["command"]
+__all__ = ["command", "destination"]
 
 CHUNK_ROWS = 4096
 
@@ -44,6 +46,10 @@ def command(
         Optional[int],  # noqa: UP045
         typer.Option("--max-bytes", help="Most unpacked bytes of the file."),
     ] = None,
+    form: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--format", help=f"Tagging: how answers are written, {', '.join(tagging.FORMATS)}."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
     """Predict labels of texts.
@@ -52,12 +58,21 @@ def command(
     """
     from bilstm.tasks import load
 
+    loaded = load(model)
+    is_tagger = isinstance(loaded, TaggerModel)
+    if is_tagger and not texts and file is None and not sys.stdin.isatty():
+        texts = ["-"]
     given = [name for name, value in (("TEXT", texts), ("--file", file)) if value]
     if len(given) != 1:
         raise UsageError(f"give texts, - or --file, one of them; got {' and '.join(given) or 'none'}.")
+    if is_tagger:
+        options = {"token": text, "encoding": encoding, "skip_bad_rows": skip_bad_rows, "max_bytes": max_bytes}
+        tagging.predict(loaded, model, texts, file, output, form, options, as_json)
+        return
+    if form is not None:
+        raise UsageError("--format is for models of sequence tagging.")
     if output is not None and file is None:
         raise UsageError("--output needs --file.")
-    loaded = load(model)
     if file is not None:
         options = {"text": text, "encoding": encoding, "skip_bad_rows": skip_bad_rows, "max_bytes": max_bytes}
         _predict_file(loaded, file, output, options, as_json)
@@ -127,7 +142,7 @@ def _predict_file(model: Any, file: str, output: str | None, options: dict[str, 
 
     kind = "jsonl" if as_json and output is None else _format_of(output)
     rows = 0
-    with _destination(output) as stream:
+    with destination(output) as stream:
         writer: _Writer | None = None
         for records in iter_records(file, chunk_rows=CHUNK_ROWS, labels="none", **options):
             for line in records.notes:
@@ -152,7 +167,7 @@ def _format_of(output: str | None) -> str:
 
 
 @contextmanager
-def _destination(output: str | None) -> Iterator[TextIO]:
+def destination(output: str | None) -> Iterator[TextIO]:
     """Standard output, or a file that appears under its name only when it is whole."""
     if output is None:
         yield sys.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -14,17 +14,24 @@ from bilstm.config import Setting, describe, parse_text
 __all__ = ["given_settings", "with_settings"]
 
 
-def with_settings(settings_type: type, panel_of: Callable[[str], str]) -> Callable[[Callable[..., Any]], Any]:
+def with_settings(
+    settings_type: type | tuple[type, ...], panel_of: Callable[[str], str]
+) -> Callable[[Callable[..., Any]], Any]:
     """Add one option a setting to a command, which receives those that were given as `settings: dict[str, Any]`.
 
     Parameters
     ----------
-    settings_type : type
-        A dataclass derived from `Settings`.
+    settings_type : type or tuple of types
+        Dataclasses derived from `Settings`. Of a name that several have, the first one is shown; which task allows
+        which value is checked when the settings of the task are made.
     panel_of : callable
         Heading in `--help` under which a setting, by name, stands.
     """
-    settings = {setting.name: setting for setting in describe(settings_type)}
+    types = settings_type if isinstance(settings_type, tuple) else (settings_type,)
+    settings: dict[str, Setting] = {}
+    for one in types:
+        for setting in describe(one):
+            settings.setdefault(setting.name, setting)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -32,7 +39,9 @@ def with_settings(settings_type: type, panel_of: Callable[[str], str]) -> Callab
             texts = {name: values.pop(name) for name in settings}
             return command(**values, settings=given_settings(settings, texts))
 
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+        hints = get_type_hints(command, include_extras=True)  # typer reads objects, not the names of annotations
+        parameters = inspect.signature(command).parameters.values()
+        own = [p.replace(annotation=hints[p.name]) for p in parameters if p.name != "settings"]
         added = [_parameter(setting, panel_of(name)) for name, setting in settings.items()]
         wrapped.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         wrapped.__annotations__ = {p.name: p.annotation for p in [*own, *added]}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import fields
 from typing import Annotated, Any, Optional
 
 import typer
 
+from bilstm.cli import tagging
 from bilstm.cli.output import note, print_json, print_line, print_table
 from bilstm.cli.settings_flags import with_settings
+from bilstm.errors import UsageError
 from bilstm.tasks import TASKS
 from bilstm.tasks.presets import PRESETS
+from bilstm.tasks.sequence_tagging import TASK as TAGGING
+from bilstm.tasks.sequence_tagging import Config as TaggingConfig
 from bilstm.tasks.text_classification import Config
 
 __all__ = ["command", "panel_of", "print_scores"]
@@ -22,17 +27,25 @@ _MODEL_SETTINGS = {
     "vector_epochs", "convolution_size", "kernel_size", "cell", "hidden_size", "num_layers", "layer_sizes",
     "bidirectional", "merge_mode", "pooling", "dense_size",
 }  # fmt: skip
+_TAGGING_PANEL = "Sequence tagging only"
+_TAGGING_SETTINGS = {field.name for field in fields(TaggingConfig)} - {field.name for field in fields(Config)}
 
 
 def panel_of(name: str) -> str:
     """Return the heading of `--help` under which a setting stands."""
+    if name in _TAGGING_SETTINGS:
+        return _TAGGING_PANEL
     return _MODEL if name in _MODEL_SETTINGS else _TRAINING
 
 
-@with_settings(Config, panel_of)
+@with_settings((Config, TaggingConfig), panel_of)
 def command(
     data: Annotated[
-        list[str], typer.Argument(help="CSV, TSV, JSONL, Parquet (also .gz), or a folder with a folder a class.")
+        list[str],
+        typer.Argument(
+            help="CSV, TSV, JSONL, Parquet (also .gz), or a folder with a folder a class; "
+            "for tagging CoNLL columns, CoNLL-U, JSONL, or a folder with seq.in, seq.out, label."
+        ),
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="Model folder to write.", rich_help_panel=_RUN)],
     task: Annotated[
@@ -77,6 +90,10 @@ def command(
         Optional[int],  # noqa: UP045
         typer.Option("--max-bytes", help="Most unpacked bytes of a file.", rich_help_panel=_READING),
     ] = None,
+    unlabelled: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--unlabelled", help="Tagging: text for --vectors in-domain.", rich_help_panel=_READING),
+    ] = None,
     preset: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--preset", help=f"Start from the settings of {', '.join(PRESETS)}.", rich_help_panel=_RUN),
@@ -114,18 +131,30 @@ def command(
 
     task_module(task)
     reading = ReadOptions(text, label, label_kind, label_separator, encoding, skip_bad_rows, max_bytes)
-    job = Job(
-        data=data,
-        output=output,
-        config=resolve_settings(preset, config, settings or {}),
-        reading=reading,
-        valid=valid,
-        split=split,
-        baseline=baseline,
-        resume=resume,
-        overwrite=overwrite,
-        command=shlex.join(["bilstm", *_arguments()]),
-    )
+    shared: dict[str, Any] = {
+        "data": data,
+        "output": output,
+        "reading": reading,
+        "valid": valid,
+        "split": split,
+        "baseline": baseline,
+        "resume": resume,
+        "overwrite": overwrite,
+        "command": shlex.join(["bilstm", *_arguments()]),
+    }
+    if task == TAGGING:
+        for flag, is_given in (
+            ("--preset", preset is not None),
+            ("--label-kind", label_kind != "auto"),
+            ("--label-separator", label_separator is not None),
+        ):
+            if is_given:
+                raise UsageError(f"{flag} does not go with --task {TAGGING}.")
+        tagging.train(shared, config, settings or {}, unlabelled or (), as_json, quiet)
+        return
+    if unlabelled:
+        raise UsageError(f"--unlabelled does not go with --task {task} yet.")
+    job = Job(config=resolve_settings(preset, config, settings or {}), **shared)
     with ProgressPrinter("silent" if quiet else "auto", score_name="dev score") as progress:
         result = run(job, progress)
     if as_json:

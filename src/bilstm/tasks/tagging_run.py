@@ -32,7 +32,7 @@ from bilstm.model_folder import check_output
 from bilstm.model_summary import LayerRow, describe_layers
 from bilstm.runtime.tagger import TaggerLayers
 from bilstm.tasks.sequence_tagging import TASK, Config, TaggerModel
-from bilstm.tasks.tagging_training import TaggingOutcome, fit_tagger
+from bilstm.tasks.tagging_training import TaggingOutcome, fit_tagger, most_frequent_tags
 from bilstm.tasks.text_report import peak_memory
 from bilstm.tasks.text_run import Job, ReadOptions, RunResult, checkpoint_of
 from bilstm.training import events
@@ -79,6 +79,7 @@ def run(job: Job, tell: Callable[[Any], None], unlabelled: Sequence[str] = ()) -
     }
     summary["peak_memory_bytes"] = peak_memory()
     data = _report_data(job, outcome, sentences, scored, summary, test is not None, seconds)
+    summary = _plain(summary)
     mistakes = mistakes_of(scored, tags, intents, has_spans=outcome.model.scheme != "none")
     folder = outcome.model.save(
         job.output,
@@ -197,20 +198,26 @@ def _measure(
         "rows": {"train": len(outcome.train), "dev": len(outcome.dev), "test": len(test) if test is not None else 0},
         "best_epoch": outcome.result.best_epoch,
         "stopped_because": outcome.result.stopped_because,
-        "dev": _plain(outcome.dev_metrics),
-        "baseline": {"name": BASELINE, "dev": _plain(outcome.baseline_metrics)},
+        "dev": outcome.dev_metrics,
+        "baseline": {"name": BASELINE, "dev": outcome.baseline_metrics},
     }
     if test is None:
         return outcome.dev, outcome.dev_tags, outcome.dev_intents, summary
     tags = model.predict(test.tokens)
     intents = model.predict_intents(test.tokens) if model.intents else None
-    summary["test"] = _plain(model.measure(test, tags, intents))
+    summary["test"] = model.measure(test, tags, intents)
+    summary["baseline"]["test"] = model.measure(test, most_frequent_tags(outcome.train, test, model.scheme))
     return test, tags, intents, summary
 
 
-def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what only the report draws."""
-    return {name: value for name, value in scores.items() if name != "confusion"}
+    baseline = {name: _without_confusion(part) for name, part in summary["baseline"].items()}
+    return {name: _without_confusion(part) for name, part in summary.items()} | {"baseline": baseline}
+
+
+def _without_confusion(part: Any) -> Any:
+    return {name: value for name, value in part.items() if name != "confusion"} if isinstance(part, dict) else part
 
 
 def tagger_name(layers: TaggerLayers) -> str:
@@ -280,17 +287,13 @@ def _report_data(
     if job.valid is not None:
         files += [InputFile(source.path, "development", source.rows, source.sha256) for source in outcome.dev.sources]
     parts = [("training part", outcome.train), ("development part", outcome.dev)]
-    if is_final:
-        parts.append(("test part", scored))
-    scores = outcome.dev_metrics
-    baseline = BaselineData(BASELINE, outcome.baseline_metrics, 0.0)
-    if is_final:
-        scores = model.measure(scored, model.predict(scored.tokens), _intents_of(model, scored))
+    parts += [("test part", scored)] if is_final else []
+    part = "test" if is_final else "dev"
     return ReportData(
         title=f"{sentences.tag_column or 'tags'} of {', '.join(Path(path).name for path in job.data)}",
         kind="tagging",
-        scores=scores,
-        scored_on=f"{'test' if is_final else 'development'} part of {len(scored):,} sentences",
+        scores=summary[part],
+        scored_on=f"the {'test' if is_final else 'development'} part of {len(scored):,} sentences",
         model_name=summary["model"],
         command=job.command,
         is_final=is_final,
@@ -298,7 +301,7 @@ def _report_data(
         files=files,
         parts=[describe_part(name, np.array([len(row) for row in part.sentences])) for name, part in parts],
         notes=[*sentences.notes, *outcome.notes],
-        baseline=None if is_final else baseline,
+        baseline=BaselineData(BASELINE, summary["baseline"][part], 0.0),
         epochs=outcome.result.history,
         best_epoch=outcome.result.best_epoch or None,
         score_name="span F1" if model.scheme != "none" else "share of tags right",
@@ -313,10 +316,6 @@ def _report_data(
     )
 
 
-def _intents_of(model: TaggerModel, sentences: TaggedSentences) -> list[str] | None:
-    return model.predict_intents(sentences.tokens) if model.intents else None
-
-
 def _model_card(data: ReportData, model: TaggerModel) -> str:
     """Write README.md of the model folder."""
     lines = [
@@ -327,7 +326,7 @@ def _model_card(data: ReportData, model: TaggerModel) -> str:
         f"# {data.title}",
         "",
         f"A {data.model_name}, trained with bilstm {data.versions.get('bilstm', '')} on {data.created}.",
-        f"Scores on the {data.scored_on}:",
+        f"Scores on {data.scored_on}:",
         "",
         "| score | value |",
         "|---|---|",

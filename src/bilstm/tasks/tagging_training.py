@@ -23,6 +23,7 @@ from bilstm.data.word_encoder import EncodedWords, WordEncoder
 from bilstm.errors import DataError, MissingExtraError, UsageError
 from bilstm.metrics import fit_temperature
 from bilstm.runtime.crf import decode
+from bilstm.runtime.engine_recurrent import resolve_precision
 from bilstm.runtime.tagger import Tagger as RuntimeTagger
 from bilstm.runtime.tagger import TaggerLayers
 from bilstm.tasks.phases import Clock
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from bilstm.training.events import Listener
     from bilstm.training.loop import TrainResult
 
-__all__ = ["TaggingOutcome", "fit_tagger"]
+__all__ = ["TaggingOutcome", "fit_tagger", "most_frequent_tags"]
 
 FEW_TOKENS = 5_000  # below it a word that stands once may still be the only sign of its tag
 
@@ -141,7 +142,7 @@ def fit_tagger(
                 model.intent_temperature = fit_temperature(logits[rows], parts[1].intents[rows]).value
         dev_intents = None if logits is None else [coder.intents[at] for at in logits.argmax(axis=1)]
         metrics = model.measure(dev, dev_tags, dev_intents)
-        baseline = model.measure(dev, _most_frequent_tags(train, dev, coder.scheme), None)
+        baseline = model.measure(dev, most_frequent_tags(train, dev, coder.scheme), None)
     if metrics["unknown_tags"]:
         shown = ", ".join(f"{name} ({count})" for name, count in metrics["unknown_tags"].items())
         notes.append(f"The development part has tags that training lacks, scored as wrong: {shown}.")
@@ -278,7 +279,7 @@ def _intents(sentences: TaggedSentences) -> list[str | None]:
     return [sentence.intent for sentence in sentences.sentences]
 
 
-def _most_frequent_tags(train: TaggedSentences, dev: TaggedSentences, scheme: Scheme) -> list[list[str]]:
+def most_frequent_tags(train: TaggedSentences, sentences: TaggedSentences, scheme: Scheme) -> list[list[str]]:
     """Tag every word as training did most often, unknown words as training tags words that stand once."""
     counts: dict[str, Counter[str]] = {}
     for words, tags in zip(train.tokens, train.tags or [], strict=True):
@@ -287,7 +288,7 @@ def _most_frequent_tags(train: TaggedSentences, dev: TaggedSentences, scheme: Sc
     best = {word: max(sorted(tags), key=tags.__getitem__) for word, tags in counts.items()}
     rare = Counter(tag for tags in counts.values() if tags.total() == 1 for tag in tags)
     default = max(sorted(rare), key=rare.__getitem__) if rare else max(best.values())
-    answers = [[best.get(word.lower(), default) for word in words] for words in dev.tokens]
+    answers = [[best.get(word.lower(), default) for word in words] for words in sentences.tokens]
     return [convert_tags(row, scheme) for row in answers]
 
 
@@ -319,7 +320,7 @@ def _train_layers(
         randomness,
         {name: len(values) for name, values in coder.auxiliary.items()},
         backend=config.backend,
-        precision=config.precision,
+        precision=resolve_precision(config.backend, config.precision),
         threads=config.threads,
     )
     _scale_embeddings(net)
