@@ -39,9 +39,8 @@ void lstm_step(const ForwardStep<Stored, Factor> &step) {
     for (int64_t r = 0; r < step.rows; ++r) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const float *sums = step.sums + r * step.stride + 4 * (u - step.begin);
-            V i, f, g, o;
-            gate.logistic_and_tanh(load(sums), load(sums + 2 * W), i, g);
-            gate.two_logistic(load(sums + W), load(sums + 3 * W), f, o);
+            const V i = gate.logistic_of(load(sums)), f = gate.logistic_of(load(sums + W));
+            const V g = gate.tanh_of(load(sums + 2 * W)), o = gate.logistic_of(load(sums + 3 * W));
             const V c = fma(f, load(step.c + r * l.Hp + u), i * g);
             store(step.c + r * l.Hp + u, c);
             if (kSave) {
@@ -65,8 +64,7 @@ void gru_step(const ForwardStep<Stored, Factor> &step) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const float *sums = step.sums + row * step.stride + 3 * (u - step.begin);
             const V hn = load(step.extra + row * step.stride + (u - step.begin));
-            V r, z;
-            gate.two_logistic(load(sums), load(sums + W), r, z);
+            const V r = gate.logistic_of(load(sums)), z = gate.logistic_of(load(sums + W));
             const V n = gate.tanh_of(fma(r, hn, load(sums + 2 * W)));
             const V h = fma(z, load(step.h + row * l.Hp + u) - n, n);
             if (kSave) {

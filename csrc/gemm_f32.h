@@ -20,7 +20,8 @@ struct GruRecurrent {
     }
 };
 
-// c[m][columns[j]] = from[m][columns[j]] + sum over k of a(m, k) * b[k][j]
+// c[m][columns[j]] = from[m][columns[j]] + sum over k of a(m, k) * b[k][j]; transposed, where k runs over the steps of a
+// whole batch: c += the sum, so that errors grow with the length of one block and not with the number of steps.
 template <int M, int N, bool kTransposed>
 INLINE void tile(int64_t K, const float *a, int64_t a_stride, const float *b, int64_t b_stride, const float *from,
                  int64_t from_stride, float *c, int64_t c_stride, const int64_t *columns) {
@@ -40,7 +41,10 @@ INLINE void tile(int64_t K, const float *a, int64_t a_stride, const float *b, in
         }
     }
     for (int m = 0; m < M; ++m) {
-        for (int j = 0; j < N; ++j) store(c + m * c_stride + columns[j], sums[m][j]);
+        for (int j = 0; j < N; ++j) {
+            float *to = c + m * c_stride + columns[j];
+            store(to, kTransposed ? load(to) + sums[m][j] : sums[m][j]);
+        }
     }
 }
 
@@ -59,7 +63,7 @@ struct Product {
 
 template <int N, bool kTransposed>
 void panel_product(const Product &p, int64_t first_k, int64_t K, const float *b, const int64_t *columns) {
-    const float *from = first_k > 0 ? p.c : p.from;
+    const float *from = kTransposed ? nullptr : first_k > 0 ? p.c : p.from;
     const int64_t from_stride = first_k > 0 ? p.c_stride : p.from_stride;
     for (int64_t m = 0; m < p.M;) {
         const int64_t left = p.M - m, tiles = (left + kRowsOfTile - 1) / kRowsOfTile, rows = (left + tiles - 1) / tiles;

@@ -79,7 +79,7 @@ INLINE int64_t input_step(const Item &item, int64_t r, int64_t s) {
 // ---- forward ---------------------------------------------------------------------------------------------------------
 
 struct ForwardMemory {
-    float *h, *c, *mask, *best, *total, *sums;
+    float *h, *c, *mask, *best, *total, *lost, *sums;
     int32_t *best_step;
     int64_t *input_steps;
     Factor *factor, *other_factor, *x;
@@ -93,6 +93,7 @@ struct ForwardMemory {
         mask = pieces.take<float>(rows * l.Hp);
         best = pieces.take<float>(rows * l.Hp);
         total = pieces.take<float>(rows * l.Hp);
+        lost = pieces.take<float>(rows * l.Hp);
         best_step = pieces.take<int32_t>(rows * l.Hp);
         out = pieces.take<float *>(rows);
         input_steps = pieces.take<int64_t>(chunk);
@@ -117,7 +118,11 @@ void pool_step(const Item &item, const ForwardMemory &m, int64_t live, int64_t s
         const int32_t position = static_cast<int32_t>(item.backwards ? item.shard->length[r] - 1 - s : s);
         for (int64_t u = r * l.Hp; u < (r + 1) * l.Hp; u += W) {
             const V h = load(m.h + u);
-            if (item.call->mean_values != nullptr) store(m.total + u, load(m.total + u) + h);
+            if (item.call->mean_values != nullptr) {  // compensated (Kahan 1965): thousands of steps may be added
+                const V total = load(m.total + u), term = h - load(m.lost + u), sum = total + term;
+                store(m.total + u, sum);
+                store(m.lost + u, (sum - total) - term);
+            }
             if (!finds_max) continue;
             const V best = load(m.best + u);
             VI step;
@@ -245,7 +250,7 @@ void forward_shard(const Item &item) {
     gather_states(item, call.h_0, m.h);
     gather_states(item, call.c_0, m.c);
     if (call.recurrent_mask != nullptr) gather_states(item, call.recurrent_mask, m.mask);
-    for (int64_t k = 0; k < shard.rows * l.Hp; ++k) m.best[k] = m.total[k] = 0.0f, m.best_step[k] = -1;
+    for (int64_t k = 0; k < shard.rows * l.Hp; ++k) m.best[k] = m.total[k] = m.lost[k] = 0.0f, m.best_step[k] = -1;
     __builtin_memset(m.factor, 0, static_cast<size_t>((shard.rows + Products::kExtraRows) * l.Hk) * sizeof(Factor));
     if (!Products::kInputFirst) {  // padding of the rows is read as factors
         const size_t bytes = static_cast<size_t>((shard.rows + Products::kExtraRows) * l.Hk) * sizeof(Factor);

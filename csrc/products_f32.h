@@ -97,21 +97,24 @@ struct Products {
         product<4, false>(p, Contiguous{});
     }
 
+    // Some rows at a time, for the same reason as in `tile`.
     static void add_rows(const Layout &l, int64_t rows, const float *d_sums, float *bias) {
-        for (int64_t p = 0; p < l.P; p += W) {
-            V sum = load(bias + p);
-            for (int64_t r = 0; r < rows; ++r) sum = sum + load(d_sums + r * l.Pk + p);
-            store(bias + p, sum);
+        for (int64_t first = 0; first < rows; first += 32) {
+            const int64_t end = rows - first < 32 ? rows : first + 32;
+            for (int64_t p = 0; p < l.P; p += W) {
+                V sum{};
+                for (int64_t r = first; r < end; ++r) sum = sum + load(d_sums + r * l.Pk + p);
+                store(bias + p, load(bias + p) + sum);
+            }
         }
     }
 
     // Add the products of a chunk of rows to the sums of weight gradients.
     static void weight_gradient(const Layout &l, int64_t rows, const float *d_sums, const float *d_sums_h,
                                 const float *x, const float *h_before, const WeightSums &sums, char *) {
-        const Product input{l.P, rows, d_sums, l.Pk, x, l.Ik, 4 * W, l.Ik / W, sums.w_ih, l.Ik, sums.w_ih, l.Ik};
+        const Product input{l.P, rows, d_sums, l.Pk, x, l.Ik, 4 * W, l.Ik / W, nullptr, 0, sums.w_ih, l.Ik};
         product<4, true>(input, Contiguous{});
-        const Product state{l.P,  rows,      d_sums_h,  l.Pk, h_before,  l.Hk,
-                            4 * W, l.Hp / W, sums.w_hh, l.Hp, sums.w_hh, l.Hp};
+        const Product state{l.P, rows, d_sums_h, l.Pk, h_before, l.Hk, 4 * W, l.Hp / W, nullptr, 0, sums.w_hh, l.Hp};
         product<4, true>(state, Contiguous{});
         add_rows(l, rows, d_sums, sums.b_ih);
         add_rows(l, rows, d_sums_h, sums.b_hh);

@@ -184,7 +184,8 @@ struct Reference {
         const int64_t state = (d * size.B + b) * H, pooled = (b * size.D + d) * H;
         const size_t units = static_cast<size_t>(H), rows = static_cast<size_t>(size.G * H);
         std::vector<Real> h(units, 0), c(units, 0), x(static_cast<size_t>(size.I)), factors(units), x_sums(rows),
-            h_sums(rows), kept(static_cast<size_t>(size.row)), best(units, 0), total(units, 0);
+            h_sums(rows), kept(static_cast<size_t>(size.row)), best(units, 0);
+        std::vector<double> total(units, 0);  // sums over steps of any number: in double
         std::vector<int32_t> best_step(units, -1);
         if (call.h_0 != nullptr) h.assign(real(call.h_0) + state, real(call.h_0) + state + H);
         if (call.c_0 != nullptr) c.assign(real(call.c_0) + state, real(call.c_0) + state + H);
@@ -225,7 +226,7 @@ struct Reference {
         if (call.max_steps != nullptr) std::copy(best_step.begin(), best_step.end(), call.max_steps + pooled);
         for (int64_t u = 0; call.mean_values != nullptr && u < H; ++u) {
             real(call.mean_values)[pooled + u] =
-                length > 0 ? total[static_cast<size_t>(u)] / static_cast<Real>(length) : Real(0);
+                length > 0 ? static_cast<Real>(total[static_cast<size_t>(u)] / static_cast<double>(length)) : Real(0);
         }
     }
 
@@ -252,9 +253,9 @@ struct Reference {
         }
     }
 
-    // Sums of one direction over all sequences, and the gradient of its input rows (added to `d_rows`).
+    // Sums of one direction over all sequences and steps, hence in double.
     struct Gradients {
-        std::vector<Real> w_ih, w_hh, b_ih, b_hh;
+        std::vector<double> w_ih, w_hh, b_ih, b_hh;
     };
 
     static void backward_sequence(const bilstm_call &call, const Weights<Real> &weights, int64_t d, int64_t b,
@@ -290,11 +291,11 @@ struct Reference {
                 sums.b_hh[at] += dh_sums[at];
                 const Real dx = factor<Real, kRounded>(dx_sums[at]), dr = factor<Real, kRounded>(dh_sums[at]);
                 for (int64_t i = 0; i < I; ++i) {
-                    sums.w_ih[static_cast<size_t>(j * I + i)] += dx * x[static_cast<size_t>(i)];
+                    sums.w_ih[static_cast<size_t>(j * I + i)] += double(dx) * x[static_cast<size_t>(i)];
                     if (d_rows != nullptr) d_rows[n * I + i] += dx * weights.w_ih[static_cast<size_t>(j * I + i)];
                 }
                 for (int64_t k = 0; k < H; ++k) {
-                    sums.w_hh[static_cast<size_t>(j * H + k)] += dr * factors[static_cast<size_t>(k)];
+                    sums.w_hh[static_cast<size_t>(j * H + k)] += double(dr) * factors[static_cast<size_t>(k)];
                     through[static_cast<size_t>(k)] += dr * weights.w_hh[static_cast<size_t>(j * H + k)];
                 }
             }
@@ -308,12 +309,12 @@ struct Reference {
         const Size size(call);
         Real *d_rows = real(rows);
         if (d_rows != nullptr) std::fill(d_rows, d_rows + size.N * size.I, Real(0));
-        const auto write = [](const std::vector<Real> &from, void *to) {
-            if (to != nullptr) std::copy(from.begin(), from.end(), real(to));
+        const auto write = [](const std::vector<double> &from, void *to) {
+            for (size_t k = 0; to != nullptr && k < from.size(); ++k) real(to)[k] = static_cast<Real>(from[k]);
         };
         for (int64_t d = 0; d < size.D; ++d) {
             const Weights<Real> weights = read_weights<Real, kRounded>(call, d);
-            const auto zeros = [](int64_t count) { return std::vector<Real>(static_cast<size_t>(count), Real(0)); };
+            const auto zeros = [](int64_t count) { return std::vector<double>(static_cast<size_t>(count), 0.0); };
             Gradients sums{zeros(size.G * size.H * size.I), zeros(size.G * size.H * size.H), zeros(size.G * size.H),
                            zeros(size.G * size.H)};
             for (int64_t b = 0; b < size.B; ++b) backward_sequence(call, weights, d, b, sums, d_rows);

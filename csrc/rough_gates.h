@@ -70,7 +70,4 @@ struct Gates {
         x = at_least(at_most(x, 15.49f), -16.0f);
         return evaluate(logistic_, x, reinterpret_cast<VI>(x + broadcast(kToWhole)));
     }
-
-    INLINE void logistic_and_tanh(V x, V y, V &s, V &t) const { s = logistic_of(x), t = tanh_of(y); }
-    INLINE void two_logistic(V x, V y, V &s, V &t) const { s = logistic_of(x), t = logistic_of(y); }
 };

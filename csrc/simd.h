@@ -74,6 +74,24 @@ INLINE V at_least(V x, float bound) {
 #endif
 }
 
+INLINE V absolute(V x) {
+    VI bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    bits &= 0x7fffffff;
+    __builtin_memcpy(&x, &bits, sizeof bits);
+    return x;
+}
+
+// `size` (not negative, or NaN) with the sign of x.
+INLINE V with_sign(V size, V x) {
+    VI bits, sign;
+    __builtin_memcpy(&bits, &size, sizeof bits);
+    __builtin_memcpy(&sign, &x, sizeof sign);
+    bits |= sign & INT32_MIN;
+    __builtin_memcpy(&size, &bits, sizeof bits);
+    return size;
+}
+
 INLINE V reciprocal(V x) {
 #if defined(__AVX512F__)
     const V r = _mm512_rcp14_ps(x);  // one Newton step: 2^-14 becomes 2^-28
@@ -84,7 +102,7 @@ INLINE V reciprocal(V x) {
 }
 
 // 2^y = scale * (1 + fraction): y split into a whole number and the rest in [-1/2, 1/2].
-// The bound keeps products of two such numbers finite; beyond it the gates are 0 or 1 to the last bit but a few.
+// The bound keeps the scale finite; beyond it the gates are 0 or 1 to the last bit.
 struct Power {
     V scale, fraction;
 };

@@ -1,7 +1,8 @@
 """Find and load the native library; its C interface as ctypes sees it.
 
-Place in the way of the data: under `bilstm.engine`'s functions. The struct below mirrors `csrc/bilstm_engine.h` field by
-field; the library's own size of the struct and version are compared at load, so the two cannot drift apart unnoticed.
+Place in the way of the data: under `bilstm.engine`'s functions. The struct below mirrors `csrc/bilstm_engine.h` field
+by field; the library's own size of the struct and version are compared at load, so the two cannot drift apart
+unnoticed.
 Imports nothing but the standard library and `bilstm.errors`.
 """
 

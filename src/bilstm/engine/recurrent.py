@@ -1,8 +1,8 @@
 """Recurrent layers over numpy arrays, run by the native engine; no torch.
 
-Place in the way of the data: `Ragged` values or token ids in, `Ragged` values and states out. Everything is checked here,
-before the library is called; the library checks sizes, offsets and ids again. Weights have torch's shapes and gate order
-(i, f, g, o; r, z, n).
+Place in the way of the data: `Ragged` values or token ids in, `Ragged` values and states out. Everything is checked
+here, before the library is called; the library checks sizes, offsets and ids again. Weights have torch's shapes and
+gate order (i, f, g, o; r, z, n).
 """
 
 from __future__ import annotations
