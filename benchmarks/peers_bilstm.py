@@ -1,19 +1,17 @@
 """The engine of bilstm in the speed benchmark.
 
-Variant: words joined by "-": `fp32` or `bf16`; for inference `table` (with the vocabulary table) or nothing; `portable`
-takes the scalar kernel, to see what the fast ones gain. Batches are ragged, as everywhere in this project.
+Variant: words joined by "-": `fp32` or `bf16`; for inference `table` (with the vocabulary table) or nothing, and
+`portable` takes the scalar kernel, to see what the fast ones gain. Batches are ragged, as everywhere in this project.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from bilstm import engine
+from bilstm import description, engine
 from bilstm.data.ragged import Ragged
 from engine_worker import Peer, Spec, read_spec, serve
-from engine_workloads import BATCHES
+from engine_workloads import BATCHES, Work
 
 
 def precision_of(spec: Spec) -> str:
@@ -31,69 +29,67 @@ def offsets_of(spec: Spec, number: int) -> np.ndarray:
     return np.concatenate(([0], np.cumsum(spec.arrays[f"lengths_{number}"])))
 
 
+def description_of(work: Work) -> tuple[description.Layer, ...]:
+    """The work as this project describes a model."""
+    layers: list[description.Layer] = []
+    if work.vocabulary_size:
+        layers.append(description.Embedding(work.vocabulary_size, work.input_size))
+    recurrent = description.Recurrent("lstm", work.input_size, work.hidden_size, work.num_layers)
+    layers.append(recurrent)
+    if not work.every_step:
+        layers.append(description.Pooling(recurrent.output_size, ("last",)))
+        layers.append(description.Linear(recurrent.output_size, 1))
+    return tuple(layers)
+
+
+def weights_of(spec: Spec) -> dict[str, np.ndarray]:
+    """Weights of a work under this project's names."""
+    weights, recurrent = {}, int(spec.work.vocabulary_size is not None)
+    for name, array in spec.arrays.items():
+        if name.startswith(("weight_", "bias_")):
+            weights[f"layers.{recurrent}.{name}"] = array
+    if "embedding" in spec.arrays:
+        weights["layers.0.weight"] = spec.arrays["embedding"]
+    if "linear" in spec.arrays:
+        weights[f"layers.{recurrent + 2}.weight"] = spec.arrays["linear"]
+        weights[f"layers.{recurrent + 2}.bias"] = np.zeros(1, dtype=np.float32)
+    return weights
+
+
 def train_peer(spec: Spec) -> Peer:
-    """A whole training step with torch around the engine."""
+    """A whole training step of the modules that `bilstm train` builds."""
     import torch
 
-    from bilstm.layers.engine_op import run_recurrent
-    from peers_torch import adam, freeze_second_bias, initial_state, loss_of, targets_of
+    from bilstm.layers import Randomness, build_model, load_weights
+    from peers_torch import adam, freeze_second_bias, loss_of, targets_of
 
     work, precision = spec.work, precision_of(spec)
     torch.set_flush_denormal(True)
     torch.set_num_threads(spec.threads)
-    parameters = {name: t.requires_grad_() for name, t in initial_state(spec.arrays, "").items()}
-    initial = {name: tensor.detach().clone() for name, tensor in parameters.items()}
-    freeze_second_bias(parameters.items())
-    optimizer = adam((p for p in parameters.values() if p.requires_grad), fused=True)
+    model = build_model(
+        description_of(work), Randomness(0), backend="engine", precision=precision, threads=spec.threads
+    )
+    weights = weights_of(spec)
+    load_weights(model, weights)
+    freeze_second_bias(model.named_parameters())
+    optimizer = adam((p for p in model.parameters() if p.requires_grad), fused=True)
     key = "ids" if work.vocabulary_size else "values"
     batches = [
         Ragged(torch.from_numpy(spec.arrays[f"{key}_{n}"]), torch.from_numpy(offsets_of(spec, n)))
         for n in range(BATCHES)
     ]
     targets = [targets_of(spec, n) for n in range(BATCHES)]
-    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    weights = [
-        [tuple(parameters[f"{kind}_l{layer}{suffix}"] for kind in kinds) for suffix in ("", "_reverse")]
-        for layer in range(work.num_layers)
-    ]
-
-    def forward(batch: Ragged) -> Any:
-        values = None if work.vocabulary_size else batch.values
-        inputs: dict[str, Any] = {"values": values}
-        if work.vocabulary_size:
-            inputs = {"token_ids": batch.values, "embedding": parameters["embedding.weight"]}
-        for layer in range(work.num_layers):
-            whole = work.every_step or layer < work.num_layers - 1
-            result = run_recurrent(
-                batch.offsets,
-                "lstm",
-                weights[layer],
-                **inputs,
-                outputs=whole,
-                precision=precision,
-                threads=spec.threads,
-                kernel=kernel_of(spec),
-            )
-            inputs = {"values": result.outputs}
-        if work.every_step:
-            return result.outputs
-        last = torch.cat((result.h_n[0], result.h_n[1]), 1)
-        return torch.nn.functional.linear(last, parameters["linear.weight"], parameters["linear.bias"])
 
     def train(number: int) -> float:
         optimizer.zero_grad()
-        loss = loss_of(spec, forward(batches[number]), targets[number])
+        result = model(batches[number])
+        loss = loss_of(spec, result.values if work.every_step else result, targets[number])
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    def reset() -> None:
-        with torch.no_grad():
-            for name, tensor in parameters.items():
-                tensor.copy_(initial[name])
-
-    kernel = engine.choose_kernel(kernel_of(spec), precision)
-    return Peer(train, reset, {"torch": torch.__version__, "kernel": kernel})
+    versions = {"torch": torch.__version__, "kernel": engine.choose_kernel("auto", precision)}
+    return Peer(train, lambda: load_weights(model, weights), versions)
 
 
 def infer_peer(spec: Spec) -> Peer:

@@ -23,6 +23,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 CHECKPOINT_STEPS = 4
@@ -168,9 +169,10 @@ class Trainer:
         for line in self.server.stdout:
             name, number = line.split()
             if name == "Process":
-                self.process = int(number)
+                self.process = os.pidfd_open(int(number))  # a number could come to mean another process
             elif name == "Exit":
                 self.status = int(number)
+                os.close(self.process)
                 return
             else:
                 self.told.append((name, int(number)))
@@ -206,15 +208,20 @@ def killed_run(
 ) -> list[dict[str, object]]:
     """Start a run and kill it once per moment, resuming in between; return what each kill met."""
     drawn = random.Random(seed)
-    return [
-        killed_once(trainer, folder, moment, drawn.choice(_targets(events, moment)), drawn.uniform(0, MOMENTS[moment]))
-        for moment in moments
-    ]
+    kills = []
+    for moment in moments:
+        target = drawn.choice(_targets(events, moment))
+        longest_s = 0.005 if target[0] == "SavingModel" else MOMENTS[moment]  # nothing comes after it
+        kills.append(killed_once(trainer, folder, moment, target, drawn.uniform(0, longest_s)))
+    return kills
 
 
 def _targets(events: list[tuple[str, int]], moment: str) -> list[tuple[str, int]]:
+    """Events after which a kill of this kind may come; so early that the run will not have ended before it."""
     names = {"saving": ("CheckpointStarted", "SavingModel"), "evaluating": ("EvaluationStarted",)}
-    return [event for event in events if moment == "any" or event[0] in names[moment]]
+    last = events[-1][1]
+    early = [event for event in events if event[1] <= last - 4 or event[0] == "SavingModel"]
+    return [event for event in early if moment == "any" or event[0] in names[moment]]
 
 
 def killed_once(
@@ -229,7 +236,8 @@ def killed_once(
         is_later = event[1] > target[1] and (moment == "any" or event[0] == target[0])
         if not is_sent and (event == target or is_later):
             time.sleep(delay_s)
-            os.kill(trainer.process, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has come to its end meanwhile; `was_killed` is False then
+                signal.pidfd_send_signal(trainer.process, signal.SIGKILL)
             is_sent = True
     return {
         "moment": moment,
