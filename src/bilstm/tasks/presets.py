@@ -1,7 +1,21 @@
 """Settings of well-known tutorial programs, by name, so that anyone can see where they end.
 
-The layers, sizes, batches and epochs are the tutorials'; the linear baseline, the development part and early choice of
-the best epoch are ours and always on.
+The layers, sizes, batches and epochs are the tutorials', and so is what Keras does unless told otherwise: Adam with a
+rate of 0.001 and an epsilon of 1e-7, random vectors uniform in -0.05 to 0.05, Glorot and orthogonal weights, a bias of
+1 at the forget gate, the last state of each direction, one output through a sigmoid, no clipping, no schedule.
+
+What differs, and stays so on purpose:
+
+- A text has the length it has; the programs pad it with zeros and let the network read them.
+- A share of the training rows is kept for choosing the epoch (`dev_share`), with the linear baseline beside it; the
+  programs train on all rows and keep the last epoch.
+- Words come from our tokenizer: punctuation counts as words, where the programs throw it away. One entry of the
+  vocabulary is the unknown word, where they also have entries for the padding or for the start of a text; the table of
+  vectors has the same number of rows.
+- Batches hold texts of similar length.
+- A dropped feature of a word vector is dropped in the whole text (`embedding_dropout`), where the programs draw anew
+  for each word.
+- Initial weights are drawn gate by gate, where Keras draws one matrix for all gates.
 """
 
 from __future__ import annotations
@@ -50,6 +64,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "embedding_dropout": 0.3,
         "layer_sizes": (32, 16),
         "dropout": 0.2,
+        "output_dropout": 0.0,
         "batch_size": 512,
         "max_epochs": 3,
     },
