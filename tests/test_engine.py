@@ -166,7 +166,7 @@ def error(found: np.ndarray, right: np.ndarray) -> float:
     )
 
 
-# ---- the reference -----------------------------------------------------------------------------------------------------
+# ---- the reference ----
 
 
 def logistic(x: float) -> float:
@@ -264,7 +264,7 @@ def test_reference_mask_and_gradients_by_finite_differences(cell):
             assert found[name][place] == pytest.approx((above - below) / (2 * step), rel=1e-6, abs=1e-8), (name, place)
 
 
-# ---- the fast kernels --------------------------------------------------------------------------------------------------
+# ---- the fast kernels ----
 
 
 @cache

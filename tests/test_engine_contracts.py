@@ -43,7 +43,7 @@ def draw_batch(lengths: list[int], inputs: int, seed: int = 0) -> Ragged:
 LENGTHS = [5, 0, 33, 1, 12, 12, 7, 0, 60, 2, 3, 18, 9, 41, 6, 6, 6, 25, 30, 4, 8, 11, 2, 1, 1, 50, 13, 29, 17, 5, 2, 44]
 
 
-# ---- independence ------------------------------------------------------------------------------------------------------
+# ---- independence ----
 
 
 @pytest.mark.parametrize(("kernel", "precision"), RUNS)
@@ -111,7 +111,7 @@ def test_nan_stays_in_its_sequence(cell, kernel, precision, poison):
         np.testing.assert_array_equal(found.values[rows], right.values[rows])
 
 
-# ---- other ways in -----------------------------------------------------------------------------------------------------
+# ---- other ways in ----
 
 
 @pytest.mark.parametrize(("kernel", "precision"), RUNS)
@@ -189,7 +189,7 @@ def test_denormals_are_as_before_after_a_call():
     assert small * np.float32(0.5) != 0
 
 
-# ---- errors ------------------------------------------------------------------------------------------------------------
+# ---- errors ----
 
 
 def good_call() -> tuple[Call, list[np.ndarray]]:
@@ -347,7 +347,7 @@ def test_missing_library_is_said(tmp_path):
     assert second.startswith("The native engine is not available: ")
 
 
-# ---- threads, forks, memory --------------------------------------------------------------------------------------------
+# ---- threads, forks, memory ----
 
 
 def test_contexts_run_at_the_same_time():
