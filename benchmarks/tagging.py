@@ -1,0 +1,246 @@
+"""Accuracy and speed of the tagger on public data; every choice on the official development part, test scored once.
+
+    python benchmarks/tagging.py ewt    --data DIR --seed 0     # parts of speech; one line a seed in the result file
+    python benchmarks/tagging.py snips  --data DIR --seed 0     # slots and intents
+    python benchmarks/tagging.py wnut17 --data DIR --seed 0     # entities
+    python benchmarks/tagging.py crfsuite --data DIR            # WNUT-17 with hand features, tuned on its own dev part
+    python benchmarks/tagging.py speed  --data DIR              # training, against plain torch with a loop CRF
+    python benchmarks/tagging.py table                          # mean and deviation over seeds
+
+DIR holds ewt/*.conllu, snips/{train,valid,test}/ and wnut17/. Results go to benchmarks/results/tagging.jsonl, one JSON
+object a line, so that seeds can be run at different times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilstm.config import from_mapping, to_mapping
+from bilstm.data.tagged_files import read_tagged
+from bilstm.data.tagged_sentences import TaggedSentences
+from bilstm.data.tags import tags_to_spans
+from bilstm.metrics.spans import known_spans, score_spans, unseen_span_scores
+from bilstm.tasks.sequence_tagging import Config
+from bilstm.tasks.tagging_training import fit_tagger
+from engine_machine import describe_machine
+
+SETS = {
+    "ewt": ("ewt/en_ewt-ud-train.conllu", "ewt/en_ewt-ud-dev.conllu", "ewt/en_ewt-ud-test.conllu"),
+    "snips": ("snips/train", "snips/valid", "snips/test"),
+    "wnut17": ("wnut17/wnut17train.conll", "wnut17/emerging.dev.conll", "wnut17/emerging.test.annotated"),
+}
+RESULTS = Path(__file__).parent / "results" / "tagging.jsonl"
+SHOWN = ("token_accuracy", "f1", "precision", "recall", "sentence_accuracy")
+CRFSUITE_GRID = [(0.1, 0.1), (0.0, 1.0), (0.0, 0.1), (0.05, 0.01), (0.3, 0.0)]
+
+
+def read_parts(data: Path, name: str) -> list[TaggedSentences]:
+    return [read_tagged(data / path) for path in SETS[name]]
+
+
+def append(row: dict[str, Any]) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    with open(RESULTS, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+    shown = {key: value for key, value in row.items() if key not in ("machine", "settings")}
+    sys.stdout.write(json.dumps(shown, indent=1) + "\n")
+
+
+def shown_scores(scores: dict[str, Any]) -> dict[str, float]:
+    """The figures that the table shows."""
+    found = {key: scores[key] for key in SHOWN if key in scores}
+    found["unseen_word_accuracy"] = scores["unseen_words"]["accuracy"]
+    if "unseen_spans" in scores:
+        found["unseen_span_f1"] = scores["unseen_spans"]["f1"]
+        found["unseen_span_recall"] = scores["unseen_spans"]["recall"]
+        found["surface_f1"] = scores["surface_forms"]["f1"]
+    if "intent" in scores:
+        found["intent_accuracy"] = scores["intent"]["accuracy"]
+    return found
+
+
+def accuracy(name: str, data: Path, seed: int, settings: dict[str, Any]) -> None:
+    """Train with one seed; score development and test part."""
+    train, dev, test = read_parts(data, name)
+    config = from_mapping(Config, {"seed": seed, **settings}, "--set")
+
+    def tell(event: Any) -> None:
+        if type(event).__name__ == "EpochDone":
+            sys.stderr.write(f"epoch {event.row.epoch}: dev {event.row.dev_score:.4f}, {event.row.seconds:.0f} s\n")
+
+    started = time.perf_counter()
+    outcome = fit_tagger(train, config, valid=dev, progress=tell)
+    seconds = time.perf_counter() - started
+    append(
+        {
+            "what": name,
+            "seed": seed,
+            "dev": shown_scores(outcome.dev_metrics),
+            "test": shown_scores(outcome.model.evaluate(test)),
+            "best_epoch": outcome.result.best_epoch,
+            "seconds": round(seconds, 1),
+            "tokens_per_second": round(
+                sum(map(len, train.tokens)) * len(outcome.result.history) / outcome.seconds["training"]
+            ),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "settings": to_mapping(config),
+            "machine": describe_machine(),
+        }
+    )
+
+
+def crfsuite(data: Path) -> None:
+    """Train python-crfsuite with each setting of the grid; the best on the development part is scored on test."""
+    train, dev, test = read_parts(data, "wnut17")
+    row: dict[str, Any] = {"what": "wnut17 with python-crfsuite and hand features", "machine": describe_machine()}
+    try:
+        import pycrfsuite  # type: ignore[import-not-found]  # noqa: F401
+
+        from peers_tagging import crfsuite_tags
+    except ImportError as error:
+        append({**row, "not_run": f"{error}; pip install python-crfsuite"})
+        return
+    known = known_spans(train.tokens, [tags_to_spans(tags) for tags in train.tags or []])
+
+    def scored(part: TaggedSentences, tags: list[list[str]]) -> dict[str, float]:
+        gold, found = ([tags_to_spans(row) for row in rows] for rows in (part.tags or [], tags))
+        micro, unseen = score_spans(gold, found).micro, unseen_span_scores(part.tokens, gold, found, known)
+        scores = {"f1": micro.f1, "precision": micro.precision, "recall": micro.recall}
+        return scores | {"unseen_span_f1": unseen.f1, "unseen_span_recall": unseen.recall}
+
+    tried = []
+    for c1, c2 in CRFSUITE_GRID:
+        dev_tags, test_tags = crfsuite_tags((train.tokens, train.tags or []), [dev.tokens, test.tokens], c1, c2)
+        tried.append({"c1": c1, "c2": c2, "dev": scored(dev, dev_tags), "tags": test_tags})
+        sys.stderr.write(f"c1 {c1}, c2 {c2}: dev F1 {tried[-1]['dev']['f1']:.4f}\n")
+    best = max(tried, key=lambda one: one["dev"]["f1"])
+    append(
+        {**row, "seed": 0, "c1": best["c1"], "c2": best["c2"], "dev": best["dev"], "test": scored(test, best["tags"])}
+    )
+
+
+def speed(data: Path, rounds: int, threads: int) -> None:
+    """Time whole training steps of the same model, ours and plain torch in turn; losses are compared first."""
+    import torch
+
+    from bilstm.data.batching import epoch_batches
+    from bilstm.data.tags import allowed_tags, convert_tags
+    from bilstm.data.word_encoder import WordEncoder
+    from bilstm.layers.randomness import Randomness
+    from bilstm.layers.tagger import Tagger
+    from bilstm.tasks.sequence_tagging import describe_tagger
+    from peers_tagging import PlainTagger
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    train = read_parts(data, "ewt")[0]
+    names = sorted({tag for tags in train.tags or [] for tag in tags})
+    encoder = WordEncoder.build(train.tokens)
+    encoded = encoder.encode(train.tokens)
+    gold = encoded.types.with_values(
+        np.array([names.index(t) for tags in train.tags or [] for t in convert_tags(tags, "none")])
+    )
+    config = from_mapping(Config, {"word_dropout": 0.0, "embedding_dropout": 0.0, "dropout": 0.0})
+    layers = describe_tagger(config, encoder, len(names), 0)
+    batches = epoch_batches(encoded.lengths, max_rows=32, max_steps=4000, seed=0, epoch=1)[:40]
+
+    def loss_of(model: Any, rows: np.ndarray) -> torch.Tensor:
+        tags = torch.from_numpy(gold.select(rows).values)
+        if isinstance(model, PlainTagger):
+            return model(encoded.batch(rows), tags)
+        emissions = model(encoded.batch(rows)).emissions
+        return model.crf.loss(emissions, emissions.with_values(tags)).sum() / len(tags)
+
+    models: dict[str, Any] = {}
+    for precision in ("float32", "bfloat16"):
+        models[f"ours, {precision}"] = Tagger(
+            layers, allowed_tags(names, "none"), Randomness(0), precision=precision, threads=threads
+        )
+    models["plain torch, packed LSTM, loop CRF"] = PlainTagger(models["ours, float32"])
+    losses = {name: float(loss_of(model, batches[0]).detach()) for name, model in models.items()}
+    first = losses["ours, float32"]
+    worst = max(abs(loss - first) / first for name, loss in losses.items() if "bfloat16" not in name)
+    if worst > 1e-4:
+        raise SystemExit(f"the losses do not agree: {losses}")
+    optimizers = {name: torch.optim.Adam(model.parameters(), fused=True) for name, model in models.items()}
+    times: dict[str, list[float]] = {name: [] for name in models}
+    tokens = sum(int(encoded.lengths[rows].sum()) for rows in batches)
+    for number in range(rounds + 1):  # the first round warms up
+        for name, model in models.items():
+            started = time.perf_counter()
+            for rows in batches:
+                optimizers[name].zero_grad(set_to_none=True)
+                loss_of(model, rows).backward()
+                optimizers[name].step()
+            if number:
+                times[name].append(time.perf_counter() - started)
+    append(
+        {
+            "what": "speed",
+            "threads": threads,
+            "tokens": tokens,
+            "largest_relative_difference_of_losses": worst,
+            "tokens_per_second": {
+                name: {
+                    "median": round(tokens / statistics.median(found)),
+                    "least": round(tokens / max(found)),
+                    "most": round(tokens / min(found)),
+                }
+                for name, found in times.items()
+            },
+            "machine": describe_machine(),
+        }
+    )
+
+
+def table() -> None:
+    """Print mean and deviation over seeds, as Markdown."""
+    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    for what in dict.fromkeys(row["what"] for row in rows):
+        chosen = [row for row in rows if row["what"] == what and "test" in row]
+        if not chosen:
+            continue
+        sys.stdout.write(f"\n{what}, {len(chosen)} seeds\n\n| score | dev | test |\n|---|---|---|\n")
+        for key in chosen[0]["test"]:
+            cells = []
+            for part in ("dev", "test"):
+                values = [100 * row[part][key] for row in chosen]
+                spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.2f}{spread}")
+            sys.stdout.write(f"| {key.replace('_', ' ')} | {cells[0]} | {cells[1]} |\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=[*SETS, "crfsuite", "speed", "table"])
+    parser.add_argument("--data", type=Path, help="folder of the data sets")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=5, help="of the speed comparison")
+    parser.add_argument("--threads", type=int, default=1, help="of the speed comparison")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="settings other than the defaults")
+    given = parser.parse_args()
+    if given.what == "table":
+        table()
+        return
+    if given.data is None:
+        parser.error("--data is needed")
+    if given.what == "crfsuite":
+        crfsuite(given.data)
+    elif given.what == "speed":
+        speed(given.data, given.rounds, given.threads)
+    else:
+        settings = dict(entry.split("=", 1) for entry in given.set)
+        accuracy(given.what, given.data, given.seed, {name: json.loads(value) for name, value in settings.items()})
+
+
+if __name__ == "__main__":
+    main()
