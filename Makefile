@@ -52,5 +52,5 @@ bench: $(VENV)/.installed-dev ## Say how the published numbers are measured
 	@sed -n '1,40p' benchmarks/README.md
 
 clean: ## Remove what make made (not the models you trained)
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis demo-model demo-model.checkpoint
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis demo-model demo-model-data demo-model.checkpoint
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +

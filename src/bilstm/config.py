@@ -524,7 +524,9 @@ class TrainConfig(Settings):
     label_smoothing: float = field(0.0, help="Share of the target spread over all classes.", minimum=0.0, below=1.0)
     threads: int | None = field(None, help="CPU threads; none lets torch decide.", minimum=1, maximum=4096)
     backend: Literal["auto", "engine", "torch", "reference"] = field("auto", help="What computes the recurrent layers.")
-    precision: Literal["float32", "bfloat16"] = field("float32", help="Numbers inside the recurrent layers.")
+    precision: Literal["auto", "float32", "bfloat16"] = field(
+        "float32", help="Numbers inside the recurrent layers; auto: bfloat16 where AMX runs, else float32."
+    )
     checkpoint_minutes: float | None = field(
         5.0,
         help="Also save a checkpoint inside an epoch after so many minutes.",

@@ -75,7 +75,7 @@ class _TextEstimator(BaseEstimator):
         label_smoothing: float = 0.0,
         threads: int | None = None,
         backend: Literal["auto", "engine", "torch", "reference"] = "auto",
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["auto", "float32", "bfloat16"] = "float32",
         checkpoint_minutes: float | None = 5.0,
         checkpoint_steps: int | None = None,
         tokenizer: Literal["words", "characters", "byte-pairs"] = "words",
@@ -104,6 +104,7 @@ class _TextEstimator(BaseEstimator):
         output_dropout: float | None = None,
         variational_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        join_linear: bool = True,
         verbose: bool = False,
     ):
         self.random_state = random_state
@@ -154,6 +155,7 @@ class _TextEstimator(BaseEstimator):
         self.output_dropout = output_dropout
         self.variational_dropout = variational_dropout
         self.weight_dropout = weight_dropout
+        self.join_linear = join_linear
         self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:
@@ -178,7 +180,10 @@ class _TextEstimator(BaseEstimator):
         from bilstm.training.progress import ProgressPrinter
 
         with ProgressPrinter("auto" if self.verbose else "silent") as progress:
-            outcome = fit(texts, targets, labels, self._config(), valid=valid, baseline=False, progress=progress)
+            config = self._config()
+            outcome = fit(
+                texts, targets, labels, config, valid=valid, baseline=config.join_linear, progress=progress
+            )
         self.model_: TextModel = outcome.model
         self.history_ = outcome.result.history
         self.best_epoch_ = outcome.result.best_epoch

@@ -87,7 +87,7 @@ class SequenceTagger(BaseEstimator):
         label_smoothing: float = 0.0,
         threads: int | None = None,
         backend: Literal["auto", "engine", "torch", "reference"] = "auto",
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["auto", "float32", "bfloat16"] = "float32",
         checkpoint_minutes: float | None = 5.0,
         checkpoint_steps: int | None = None,
         head: Literal["crf", "softmax"] = "crf",
@@ -110,6 +110,7 @@ class SequenceTagger(BaseEstimator):
         num_layers: int = 1,
         cell: Literal["lstm", "gru", "rnn"] = "lstm",
         word_dropout: float = 0.1,
+        trait_dropout: float = 0.0,
         embedding_dropout: float = 0.4,
         dropout: float = 0.4,
         verbose: bool = False,
@@ -156,6 +157,7 @@ class SequenceTagger(BaseEstimator):
         self.num_layers = num_layers
         self.cell = cell
         self.word_dropout = word_dropout
+        self.trait_dropout = trait_dropout
         self.embedding_dropout = embedding_dropout
         self.dropout = dropout
         self.verbose = verbose

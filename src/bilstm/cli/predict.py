@@ -1,99 +1,136 @@
-"""`bilstm predict`: labels for texts given as arguments, in a file, or on standard input."""
+"""`bilstm predict`: answers for texts given as arguments, in files, or on standard input."""
 
 from __future__ import annotations
 
-import csv
-import json
+import glob
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any, Optional, TextIO
+from typing import Annotated, Any
 
 import typer
 
 from bilstm.cli import tagging
-from bilstm.cli.output import note, print_json, print_line
-from bilstm.errors import OutputError, UsageError, WriteFailedError
+from bilstm.cli.options import (
+    AsJson,
+    Backend,
+    Encoding,
+    MaxBytes,
+    ModelFolder,
+    Precision,
+    SkipBadRows,
+    TextColumn,
+    Threads,
+)
+from bilstm.cli.output import flush_output, note, print_json, print_line
+from bilstm.cli.predicted_table import PredictedTable, destination, format_of, line_of
+from bilstm.data.records import Records, iter_records
+from bilstm.data.vocabulary import rows_without_known_tokens
+from bilstm.errors import DataError, InputNotFoundError, UsageError
+from bilstm.tasks import load
+from bilstm.tasks.labelled_files import texts_for_model
 from bilstm.tasks.sequence_tagging import TaggerModel
 
-__all__ = ["command", "destination"]
+__all__ = ["command"]
 
 CHUNK_ROWS = 4096
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Model folder.")],
+    model: ModelFolder,
     texts: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="Texts, or - to read standard input, one text a line.", show_default=False),
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEXT]...", help="Texts, or - to read standard input, one text a line.", show_default=False
+        ),
     ] = None,
     file: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--file", "-f", help="File of texts, in the formats that `train` reads."),
+        list[str] | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="File of texts, as `train` reads them; quoted, * stands for any letters.",
+        ),
     ] = None,
     output: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--output", "-o", help="With --file: write here (.csv, .tsv or .jsonl) instead of printing."),
-    ] = None,
-    text: Annotated[Optional[str], typer.Option("--text", help="Column of the texts.")] = None,  # noqa: UP045
-    encoding: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--encoding", help="Of the file, where it is not UTF-8."),
-    ] = None,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used.")] = False,
-    max_bytes: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--max-bytes", help="Most unpacked bytes of the file."),
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="With --file: write here (.csv, .tsv or .jsonl)."),
     ] = None,
     form: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--format", help=f"Tagging: how answers are written, {', '.join(tagging.FORMATS)}."),
+        str | None,
+        typer.Option("--format", metavar="|".join(tagging.FORMATS), help="How the answers of a tagger are written."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    text: TextColumn = None,
+    encoding: Encoding = None,
+    skip_bad_rows: SkipBadRows = False,
+    max_bytes: MaxBytes = None,
+    backend: Backend = "auto",
+    precision: Precision = "float32",
+    threads: Threads = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Predict labels of texts.
+    """Answer for texts given as arguments, in files, or on standard input.
 
-    With --file the result is a table: the columns of the file, then `prediction` and a probability for each class.
+    A text prints as a line: prediction, probability, text. With --file the result is a table: the columns of the file,
+    then `prediction` and a probability for each class.
+
+    [bold]Examples[/bold]
+
+      bilstm predict model "Not bad at all."
+
+      cat texts.txt | bilstm predict model -
+
+      bilstm predict model --file new.csv -o answers.csv
     """
-    from bilstm.tasks import load
-
-    loaded = load(model)
-    is_tagger = isinstance(loaded, TaggerModel)
-    if is_tagger and not texts and file is None and not sys.stdin.isatty():
+    if not texts and not file and not sys.stdin.isatty():
         texts = ["-"]
     given = [name for name, value in (("TEXT", texts), ("--file", file)) if value]
     if len(given) != 1:
-        raise UsageError(f"give texts, - or --file, one of them; got {' and '.join(given) or 'none'}.")
-    if is_tagger:
+        raise UsageError(
+            f"give texts, - (standard input) or --file, one of them; got {' and '.join(given) or 'none'}.",
+            f'For example: bilstm predict {model} "a text"',
+        )
+    if output is not None and not file:
+        raise UsageError("--output needs --file.")
+    files = _expanded(file or [])
+    loaded = load(model, backend=backend, precision=precision, threads=threads)
+    if isinstance(loaded, TaggerModel):
+        if len(files) > 1:
+            raise UsageError(f"a tagger reads one --file at a time, got {len(files)}.")
         options = {"token": text, "encoding": encoding, "skip_bad_rows": skip_bad_rows, "max_bytes": max_bytes}
-        tagging.predict(loaded, model, texts, file, output, form, options, as_json)
+        tagging.predict(loaded, model, texts, files[0] if files else None, output, form, options, as_json)
         return
     if form is not None:
-        raise UsageError("--format is for models of sequence tagging.")
-    if output is not None and file is None:
-        raise UsageError("--output needs --file.")
-    if file is not None:
+        raise UsageError("--format is for taggers; this model classifies texts.", "Use --output with an ending.")
+    if file:
         options = {"text": text, "encoding": encoding, "skip_bad_rows": skip_bad_rows, "max_bytes": max_bytes}
-        _predict_file(loaded, file, output, options, as_json)
+        _predict_files(model, loaded, files, output, options, as_json)
         return
-    assert texts is not None
-    if texts == ["-"]:
-        if as_json:
-            print_json({"model": model, "predictions": _described(loaded, [*_lines(sys.stdin)])})
-        else:
-            for chunk in _chunks(_lines(sys.stdin)):
-                _print(loaded, chunk)
-        return
+    lines = iter(texts or []) if texts != ["-"] else _lines()
     if as_json:
-        print_json({"model": model, "predictions": _described(loaded, texts)})
-    else:
-        _print(loaded, texts)
+        print_json({"model": model, "predictions": _described(loaded, [*lines])})
+        return
+    for chunk in _chunks(lines):
+        _print(loaded, chunk)
 
 
-def _lines(stream: TextIO) -> Iterator[str]:
-    for line in stream:
-        yield line.rstrip("\r\n")
+def _lines() -> Iterator[str]:
+    """Yield the lines of standard input.
+
+    Raises
+    ------
+    DataError
+        If it is not UTF-8; the message names the line.
+    """
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"standard input:{number}: not UTF-8 text (byte {error.start + 1} of the line).",
+                "Convert it: iconv -f latin1 -t utf-8",
+            ) from error
 
 
 def _chunks(lines: Iterator[str]) -> Iterator[list[str]]:
@@ -109,19 +146,40 @@ def _chunks(lines: Iterator[str]) -> Iterator[list[str]]:
         yield chunk
 
 
+def _expanded(patterns: list[str]) -> list[str]:
+    """Replace patterns such as `new/*.csv` by the files they stand for, in the order of their names."""
+    files = []
+    for pattern in patterns:
+        if pattern == "-" or os.path.exists(pattern) or not glob.has_magic(pattern):
+            files.append(pattern)
+        elif found := sorted(glob.glob(pattern)):
+            files += found
+        else:
+            raise InputNotFoundError(f"{pattern}: no file has such a name.")
+    return files
+
+
 def _print(model: Any, texts: list[str]) -> None:
     for text, found in zip(texts, _described(model, texts), strict=True):
-        shown = text if len(text) <= 100 else text[:99] + "…"
+        words = " ".join(text.split())
         label = found["prediction"]
         sure = "" if "probability" not in found else f"{found['probability']:.4f}\t"
         label = f"{label:.6g}" if isinstance(label, float) else label
-        print_line(f"{label}\t{sure}{' '.join(shown.split())}")
-    sys.stdout.flush()
+        print_line(f"{label}\t{sure}{words if len(words) <= 100 else words[:99] + '…'}")
+    flush_output()
+
+
+def _outputs(model: Any, texts: Any) -> Any:
+    """Return decoded outputs; say how many texts hold nothing that the model knows."""
+    ids = model.encoder.encode(texts)
+    if unknown := len(rows_without_known_tokens(ids)):
+        note(f"{unknown:,} of {len(ids):,} texts hold no known word: their answers say nothing about them.")
+    return model.decode(model.logits_of_ids(ids))
 
 
 def _described(model: Any, texts: list[str]) -> list[dict[str, Any]]:
     """Return prediction and probabilities of each text."""
-    outputs = model.predict_proba(texts)
+    outputs = _outputs(model, texts)
     labels = model.labels_of(outputs)
     if model.labels.kind == "regression":
         return [{"text": text, "prediction": label} for text, label in zip(texts, labels, strict=True)]
@@ -135,83 +193,40 @@ def _described(model: Any, texts: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _predict_file(model: Any, file: str, output: str | None, options: dict[str, Any], as_json: bool) -> None:
-    """Read in chunks and write in chunks: constant memory, however long the file."""
-    from bilstm.data.records import iter_records
-    from bilstm.tasks.labelled_files import texts_for_model
-
-    kind = "jsonl" if as_json and output is None else _format_of(output)
+def _predict_files(
+    folder: str, model: Any, files: list[str], output: str | None, options: dict[str, Any], as_json: bool
+) -> None:
+    """Read in chunks and write in chunks: constant memory, however long the files (unless one JSON object is asked)."""
+    kind = format_of(output)
+    gathered: list[dict[str, Any]] = []
     rows = 0
     with destination(output) as stream:
-        writer: _Writer | None = None
-        for records in iter_records(file, chunk_rows=CHUNK_ROWS, labels="none", **options):
-            for line in records.notes:
-                note(line)
-            outputs = model.predict_proba(texts_for_model(model, records))
-            if writer is None:
-                writer = _Writer(stream, kind, [*records.extras], records.text_column, model.labels)
-            writer.write(records, model.labels_of(outputs), outputs)
+        columns: list[str] | None = None
+        for file, records, table in _chunks_of_files(files, model, options):
+            if columns is None:
+                columns = table.columns
+                if kind != "jsonl" and not (as_json and output is None):
+                    stream.write(line_of(kind, columns, columns))
+            elif columns != table.columns:
+                raise DataError(f"{file}: other columns than {files[0]}.", "Predict such files one by one.")
+            outputs = _outputs(model, texts_for_model(model, records))
+            for values in table.rows(records, model.labels_of(outputs), outputs):
+                if as_json and output is None:
+                    gathered.append(dict(zip(columns, values, strict=True)))
+                else:
+                    stream.write(line_of(kind, columns, values))
             rows += len(records)
-            if output is not None and sys.stderr.isatty():
-                note(f"\033[1A\033[2K{rows:,} rows" if rows > CHUNK_ROWS else f"{rows:,} rows")
+    if as_json:
+        answer: dict[str, Any] = {"predictions": gathered} if output is None else {"output": output}
+        print_json({"model": folder, "files": files, "rows": rows, **answer})
     note(f"{rows:,} rows predicted{'' if output is None else f', written to {output}'}.")
 
 
-def _format_of(output: str | None) -> str:
-    if output is None:
-        return "csv"
-    ending = Path(output).suffix.lower().lstrip(".")
-    if ending not in ("csv", "tsv", "jsonl"):
-        raise UsageError(f"--output {output}: the ending must be .csv, .tsv or .jsonl.")
-    return ending
-
-
-@contextmanager
-def destination(output: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name only when it is whole."""
-    if output is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    path = Path(output)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="") as stream:
-            yield stream
-        partial.replace(path)
-    except OSError as error:
-        if error.errno is None:  # one of ours, on its way out
-            raise
-        kind = OutputError if isinstance(error, FileNotFoundError | PermissionError) else WriteFailedError
-        raise kind(f"{output}: cannot be written: {error.strerror}.", "Nothing was written under that name.") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-class _Writer:
-    """Rows of a table: the columns of the input, the text, the prediction, the probabilities."""
-
-    def __init__(self, stream: TextIO, kind: str, extras: list[str], text_column: str | None, labels: Any):
-        self._stream, self._kind, self._extras = stream, kind, extras
-        self._text = text_column
-        added = ["prediction", *(f"probability {name}" for name in labels.names)]
-        taken = {*extras, text_column}
-        self._added = [name if name not in taken else f"{name} (bilstm)" for name in added]
-        columns = [*([text_column] if text_column else []), *extras, *self._added]
-        self._table = csv.writer(stream, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n")
-        self._columns = columns
-        if kind != "jsonl":
-            self._table.writerow(columns)
-
-    def write(self, records: Any, predictions: list[Any], outputs: Any) -> None:
-        """Write the rows of a chunk."""
-        for row, prediction in enumerate(predictions):
-            values: list[Any] = [records.texts[row]] if self._text else []
-            values += [records.extras[name][row] for name in self._extras]
-            values.append(prediction)
-            if outputs.ndim == 2:
-                values += [round(float(value), 6) for value in outputs[row]]
-            if self._kind == "jsonl":
-                self._stream.write(json.dumps(dict(zip(self._columns, values, strict=True)), ensure_ascii=False) + "\n")
-            else:
-                self._table.writerow(values)
+def _chunks_of_files(
+    files: list[str], model: Any, options: dict[str, Any]
+) -> Iterator[tuple[str, Records, PredictedTable]]:
+    for file in files:
+        for records in iter_records(file, chunk_rows=CHUNK_ROWS, labels="none", **options):
+            for line in records.notes:
+                note(line)
+            yield file, records, PredictedTable(records.text_column, [*records.extras], model.labels.names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bilstm.cli.output import note, print_json, print_line, print_table
+from bilstm.cli.output import colours_are_welcome, note, print_json, print_line, print_table
+from bilstm.cli.predicted_table import destination
 from bilstm.errors import UsageError
 
 __all__ = ["FORMATS", "evaluate", "predict", "train"]
@@ -157,8 +157,6 @@ def predict(
     as_json : bool
         One JSON object.
     """
-    from bilstm.cli.predict import destination
-
     if written is not None and written not in FORMATS:
         raise UsageError(f"--format {written}: must be one of {', '.join(FORMATS)}.")
     form = written or _form_of(output)
@@ -169,7 +167,7 @@ def predict(
         return
     count = 0
     with destination(output) as stream:
-        painter = _Painter(model, is_coloured=output is None and _has_colours())
+        painter = _Painter(model, is_coloured=output is None and colours_are_welcome(sys.stdout))
         for chunk in _chunks(sentences):
             for row in model.annotate(chunk):
                 stream.write(painter.write(row, form))
@@ -236,10 +234,6 @@ def _described(row: Any) -> dict[str, Any]:
     if row.intent is not None:
         found |= {"intent": row.intent, "intent_score": row.intent_score}
     return found
-
-
-def _has_colours() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 class _Painter:

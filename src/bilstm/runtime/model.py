@@ -16,7 +16,7 @@ from bilstm import description
 from bilstm.data.ragged import Ragged, check_offsets
 from bilstm.errors import ModelFolderError, ShapeError, UsageError
 from bilstm.runtime import steps
-from bilstm.runtime.engine_recurrent import EngineRecurrent, engine_is_chosen
+from bilstm.runtime.engine_recurrent import EngineRecurrent, engine_is_chosen, resolve_precision
 from bilstm.runtime.recurrent import run_recurrent
 
 __all__ = ["Model", "check_weights"]
@@ -35,8 +35,8 @@ class Model:
         Named `layers.<index>.<parameter>`, as `bilstm.description.weight_shapes` lists them.
     backend : {"auto", "engine", "numpy"}, default="auto"
         What runs recurrent layers; "auto" is the engine where it has a kernel made for this machine, else numpy.
-    precision : {"float32", "bfloat16"}, default="float32"
-        Of the products inside the engine.
+    precision : {"auto", "float32", "bfloat16"}, default="float32"
+        Of the products inside the engine; "auto" is bfloat16 where AMX runs, else float32.
     threads : int, optional
         Of the engine; every processor that the process may use if left out.
 
@@ -45,6 +45,8 @@ class Model:
     description : tuple of layer descriptions
     backend : {"engine", "numpy"}
         What runs.
+    precision : {"float32", "bfloat16"}
+        In which it runs.
 
     Raises
     ------
@@ -69,8 +71,9 @@ class Model:
             raise ModelFolderError(f"the model description is wrong: {error}") from error
         check_weights(layers, weights)
         self.description = tuple(layers)
-        self.backend = "engine" if engine_is_chosen(backend, precision) else "numpy"
-        self._precision, self._threads = precision, threads
+        self.precision = resolve_precision(backend, precision)
+        self.backend = "engine" if engine_is_chosen(backend, self.precision) else "numpy"
+        self._threads = threads
         self._weights = [
             {name: np.ascontiguousarray(weights[f"layers.{number}.{name}"]) for name in shapes}
             for number, shapes in enumerate(map(description.weight_shapes_of, layers))
@@ -79,7 +82,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy by description and weights: what the engine laid out belongs to one process."""
-        return _rebuild, (self.description, self._weights, self.backend, self._precision, self._threads)
+        return _rebuild, (self.description, self._weights, self.backend, self.precision, self._threads)
 
     def _build_engine_layers(self) -> dict[int, EngineRecurrent]:
         built = {}
@@ -88,7 +91,7 @@ class Model:
                 before = self._neighbour(number, -1)
                 table = self._weights[before]["weight"] if self._is(before, description.Embedding) else None
                 built[number] = EngineRecurrent(
-                    layer, self._weights[number], table, precision=self._precision, threads=self._threads
+                    layer, self._weights[number], table, precision=self.precision, threads=self._threads
                 )
         return built
 

@@ -87,6 +87,8 @@ class Tagger:
         `features.<source>.layers...`, `encoder.layers...`, `tags.layers...`, `intent.layers...`, `crf.<name>`.
     allowed : AllowedTags
         Which tags may follow each other; without a CRF all may.
+    backend, precision, threads
+        As `runtime.Model`.
 
     Attributes
     ----------
@@ -99,14 +101,24 @@ class Tagger:
         If weights do not fit the layers.
     """
 
-    def __init__(self, layers: TaggerLayers, weights: Mapping[str, np.ndarray], allowed: AllowedTags):
+    def __init__(
+        self,
+        layers: TaggerLayers,
+        weights: Mapping[str, np.ndarray],
+        allowed: AllowedTags,
+        *,
+        backend: str = "auto",
+        precision: str = "float32",
+        threads: int | None = None,
+    ):
         self.layers = layers
         prefixes = ("features.", "encoder.", "tags.", "intent.", "crf.")
         if strangers := sorted(name for name in weights if not name.startswith(prefixes)):
             raise ModelFolderError(f"weight {strangers[0]!r} belongs to no part of the tagger.")
         features = weights_under(weights, "features")
-        self._features = WordFeatures(layers.words, layers.characters, layers.traits, features)
-        self._encoder = Model(layers.encoder, weights_under(weights, "encoder"))
+        options: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads}
+        self._features = WordFeatures(layers.words, layers.characters, layers.traits, features, **options)
+        self._encoder = Model(layers.encoder, weights_under(weights, "encoder"), **options)
         self._tags = Model(layers.tags, weights_under(weights, "tags"))
         self._intent = Model(layers.intent, weights_under(weights, "intent")) if layers.intent else None
         self.crf = _crf_weights(weights_under(weights, "crf"), layers.crf, allowed)

@@ -6,6 +6,7 @@ Imports numpy, `data`, `description`, and the runtime model that each stack of l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class WordFeatures:
         As `bilstm.layers.characters.WordFeatures`; the last two may be empty.
     weights : mapping of str to ndarray, float32
         Named `words.layers.<index>.<parameter>`, `characters.layers...`, `traits.layers...`.
+    backend, precision, threads
+        As `runtime.Model`; they matter where characters are read by a recurrent layer.
 
     Raises
     ------
@@ -45,9 +48,16 @@ class WordFeatures:
         characters: tuple[Layer, ...],
         traits: tuple[Layer, ...],
         weights: Mapping[str, np.ndarray],
+        *,
+        backend: str = "auto",
+        precision: str = "float32",
+        threads: int | None = None,
     ):
         self._words = Model(words, weights_under(weights, "words"))
-        self._characters = Model(characters, weights_under(weights, "characters")) if characters else None
+        self._characters = None
+        if characters:
+            options: dict[str, Any] = {"backend": backend, "precision": precision, "threads": threads}
+            self._characters = Model(characters, weights_under(weights, "characters"), **options)
         self._traits = Model(traits, weights_under(weights, "traits")) if traits else None
 
     def run(self, batch: WordBatch) -> Ragged:

@@ -2,36 +2,86 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bilstm.errors import ModelFolderError, UsageError
 from bilstm.model_folder import load_model
 
-__all__ = ["TASKS", "load", "task_module"]
+__all__ = ["TASKS", "Task", "load", "task_named"]
 
-# name of the task -> module that has TASK, Config and a model class named below
-TASKS: dict[str, tuple[str, str]] = {
-    "text-classification": ("bilstm.tasks.text_classification", "TextModel"),
-    "sequence-tagging": ("bilstm.tasks.sequence_tagging", "TaggerModel"),
+
+@dataclass(frozen=True)
+class Task:
+    """Where the parts of a task stand; they are imported when they are needed.
+
+    Parameters
+    ----------
+    name : str
+    module : str
+        Has `Config` and the model class.
+    model : str
+        Name of the model class; it has `from_folder`.
+    endings : tuple of str
+        Names of files (without .gz) that can only be meant for this task.
+    """
+
+    name: str
+    module: str
+    model: str
+    endings: tuple[str, ...] = ()
+
+    @property
+    def config_type(self) -> Any:
+        """Return the settings dataclass."""
+        return importlib.import_module(self.module).Config
+
+    @property
+    def model_type(self) -> Any:
+        """Return the model class."""
+        return getattr(importlib.import_module(self.module), self.model)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("text-classification", "bilstm.tasks.text_classification", "TextModel"),
+        Task(
+            "sequence-tagging",
+            "bilstm.tasks.sequence_tagging",
+            "TaggerModel",
+            (".conll", ".conllu", ".iob", ".iob2", ".bio"),
+        ),
+    )
 }
 
 
-def task_module(task: str) -> Any:
-    """Import the module of a task.
+def task_named(name: str) -> Task:
+    """Return a task.
 
     Raises
     ------
     UsageError
-        If there is no such task.
+        If there is none of that name; the message offers the nearest.
     """
-    if task not in TASKS:
-        raise UsageError(f"there is no task {task!r}; known are {', '.join(TASKS)}.")
-    return importlib.import_module(TASKS[task][0])
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, 1, 0.4)
+        offer = f"Did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"there is no task {name!r}.", f"{offer}The tasks are {', '.join(TASKS)}.")
+    return TASKS[name]
 
 
-def load(folder: str | Path, *, verify: bool = True) -> Any:
+def load(
+    folder: str | Path,
+    *,
+    verify: bool = True,
+    backend: str = "auto",
+    precision: str = "float32",
+    threads: int | None = None,
+) -> Any:
     """Load a trained model; needs no torch.
 
     Parameters
@@ -40,11 +90,17 @@ def load(folder: str | Path, *, verify: bool = True) -> Any:
         What `bilstm train` or `save` wrote.
     verify : bool, default=True
         Check the hash of every file first.
+    backend : {"auto", "engine", "numpy"}, default="auto"
+        What runs the recurrent layers; "auto" is the native engine where it has a kernel for this machine.
+    precision : {"auto", "float32", "bfloat16"}, default="float32"
+        Of the products inside the engine; "auto" is bfloat16 where AMX runs, else float32.
+    threads : int, optional
+        Of the engine; every processor that the process may use if left out.
 
     Returns
     -------
     TextModel, or the model class of another task
-        With `predict`, `predict_proba`, `evaluate`, `save`.
+        With `predict`, `evaluate`, `save`.
 
     Raises
     ------
@@ -52,6 +108,8 @@ def load(folder: str | Path, *, verify: bool = True) -> Any:
         If there is nothing at `folder`.
     ModelFolderError
         If it is no model folder, damaged, or of a newer format; the message names the file.
+    UsageError
+        If the backend or precision that is asked for cannot run; the message says why.
     """
     stored = load_model(folder, verify=verify)
     task = stored.config.get("task")
@@ -61,6 +119,8 @@ def load(folder: str | Path, *, verify: bool = True) -> Any:
             "Upgrade: pip install --upgrade bilstm",
         )
     try:
-        return getattr(task_module(task), TASKS[task][1]).from_folder(stored.config, stored.weights, stored.files)
+        return TASKS[task].model_type.from_folder(
+            stored.config, stored.weights, stored.files, backend=backend, precision=precision, threads=threads
+        )
     except ModelFolderError as error:
         raise ModelFolderError(f"{folder}: {error.message}", error.hint) from error

@@ -105,6 +105,7 @@ class Config(TrainConfig):
     num_layers: int = settings.field(1, help="Recurrent layers on top of each other.", minimum=1, maximum=64)
     cell: Literal["lstm", "gru", "rnn"] = settings.field("lstm", help="Recurrent cell.")
     word_dropout: float = settings.field(0.1, help="Share of words made unknown in training.", minimum=0.0, below=1.0)
+    trait_dropout: float = settings.field(0.0, help="Share of traits left out in training.", minimum=0.0, below=1.0)
     embedding_dropout: float = settings.field(
         0.4, help="Share of word features dropped, the same for a whole sentence.", minimum=0.0, below=1.0
     )
@@ -127,6 +128,9 @@ def describe_tagger(config: Config, encoder: WordEncoder, tags: int, intents: in
     traits: tuple[Layer, ...] = ()
     if config.trait_size is not None:
         traits = (description.Embedding(encoder.trait_rows, config.trait_size),)
+        if config.trait_dropout:
+            # Row 0, the unknown casing, stands for a trait that is left out.
+            traits = (description.WordDropout(config.trait_dropout), *traits)
         features += config.trait_size * len(TRAITS)
     recurrent = description.Recurrent(
         config.cell,
@@ -418,9 +422,16 @@ class TaggerModel:
 
     @classmethod
     def from_folder(
-        cls, config: dict[str, Any], weights: dict[str, np.ndarray], files: dict[str, bytes]
+        cls,
+        config: dict[str, Any],
+        weights: dict[str, np.ndarray],
+        files: dict[str, bytes],
+        *,
+        backend: str = "auto",
+        precision: str = "float32",
+        threads: int | None = None,
     ) -> TaggerModel:
-        """Read back what `save` wrote.
+        """Read back what `save` wrote; the options are those of `runtime.Model`.
 
         Raises
         ------
@@ -445,7 +456,8 @@ class TaggerModel:
                 raise ModelFolderError(f"config.json: the layers give {outputs} scores for {wanted} {part}.")
         encoder = WordEncoder.from_json(files["vocabulary.json"].decode("utf-8"))
         known = KnownWords.from_mapping(read_strict_json(files["known_words.json"], "known_words.json"))
-        tagger = Tagger(layers, weights, allowed_tags(tags, schemes[0]))  # type: ignore[arg-type]
+        allowed = allowed_tags(tags, schemes[0])  # type: ignore[arg-type]
+        tagger = Tagger(layers, weights, allowed, backend=backend, precision=precision, threads=threads)
         return cls(
             encoder,
             tags,

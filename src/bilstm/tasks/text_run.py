@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bilstm.config import to_toml
 from bilstm.data.labels import LabelSet
 from bilstm.data.records import Records, read_records
 from bilstm.data.splitting import missing_classes, parse_split, split_rows
@@ -338,6 +339,7 @@ def _write(
             "report.html": build_report(data),
             "README.md": model_card(data, summary),
             "history.json": _history(outcome),
+            "settings.toml": to_toml(job.config),
         },
         overwrite=job.overwrite or job.resume,
     )

@@ -7,6 +7,7 @@ machine that only predicts never needs them.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,18 +23,22 @@ from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokeni
 from bilstm.data.vocabulary import IdEncoder, TextEncoder
 from bilstm.description import Layer
 from bilstm.errors import DataError, MissingExtraError, UsageError
+from bilstm.evaluation.joining import fit_joining
 from bilstm.metrics import Temperature, fit_temperature
 from bilstm.metrics.multilabel import micro_f1
+from bilstm.runtime.engine_recurrent import resolve_precision
 from bilstm.runtime.model import Model as RuntimeModel
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import (
     BATCH_ROWS,
     BATCH_STEPS,
     Config,
+    JoinedLinear,
     TextModel,
     Texts,
     describe_model,
     output_count,
+    words_of,
 )
 from bilstm.thread_waiting import wait_passively
 
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "build_encoder", "development_part", "fit", "fit_baseline", "words_of"]
 
+MIN_JOIN_ROWS = 100  # fewer development rows say little about three weights
+MIN_JOIN_GAIN = 0.02  # of the log loss; less is not worth a second model in the folder
 FEW_ROWS = 1_000  # below it a word that stands once may still be the only sign of its class
 
 
@@ -61,6 +68,8 @@ class Outcome:
     dev_targets, dev_outputs, dev_logits : ndarray
         Of the development part, in the order of its rows.
     dev_metrics, baseline_metrics : dict
+    network_metrics : dict
+        The network's alone, on the development part, where a linear model is joined to it.
     dev_metrics_before : dict or None
         The model's before temperature scaling; None for numbers.
     temperature : Temperature or None
@@ -79,6 +88,7 @@ class Outcome:
     dev_logits: np.ndarray
     dev_metrics: dict[str, Any]
     baseline_metrics: dict[str, Any] | None
+    network_metrics: dict[str, Any]
     dev_metrics_before: dict[str, Any] | None = None
     temperature: Temperature | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -147,6 +157,7 @@ def fit(
         with clock.phase("encode"):
             encoder, train_ids = build_encoder(train_texts, config)
             dev_ids = encoder.encode(dev_texts)  # type: ignore[arg-type]
+    tell(events.Note(_plan(train_ids, dev_ids, encoder, labels, config)))
     linear = None
     if baseline:
         with clock.phase("linear baseline"):
@@ -159,14 +170,21 @@ def fit(
         _Part(dev_ids, (dev_targets - shift) / scale if labels.kind == "regression" else dev_targets),
         encoder, labels, config, checkpoint, resume, tell, clock,
     )  # fmt: skip
-    model = TextModel(encoder, labels, RuntimeModel(layers, weights), weights, shift=shift, scale=scale)
+    runtime = RuntimeModel(layers, weights, threads=config.threads)
+    model = TextModel(encoder, labels, runtime, weights, shift=shift, scale=scale)
     with clock.phase("evaluate"):
         dev_logits = model.logits_of_ids(dev_ids)
-        temperature, before = None, None
+        temperature, before, notes = None, None, []
         if labels.kind != "regression":
             before = model.measure(model.decode(dev_logits), dev_targets)
             temperature = fit_temperature(dev_logits[:, 0] if labels.kind == "binary" else dev_logits, dev_targets)
             model.temperature = temperature.value
+            notes += [temperature.note] if temperature.note else []
+        network_metrics = model.measure(model.decode(dev_logits), dev_targets)
+        if linear is not None and config.join_linear and temperature is not None:
+            dev_logits, note = _join(model, linear, dev_logits, dev_texts, dev_targets, temperature)
+            tell(events.Note(note))
+            notes.append(note)
         dev_outputs = model.decode(dev_logits)
     return Outcome(
         model=model,
@@ -182,8 +200,33 @@ def fit(
         dev_metrics_before=before,
         temperature=temperature,
         seconds=clock.seconds,
-        notes=[temperature.note] if temperature is not None and temperature.note else [],
+        notes=notes,
+        network_metrics=network_metrics,
     )
+
+
+def _join(
+    model: TextModel,
+    linear: LinearBaseline,
+    network_logits: np.ndarray,
+    dev_texts: Texts,
+    dev_targets: np.ndarray,
+    temperature: Temperature,
+) -> tuple[np.ndarray, str]:
+    """Join the linear model to the network if the development part gains by it; return the logits and what was done."""
+    if len(dev_targets) < MIN_JOIN_ROWS:
+        return network_logits, f"The n-gram model was not joined: {len(dev_targets)} development rows are too few."
+    found = linear.to_runtime()
+    margins = found.margins(words_of(dev_texts))
+    joining = fit_joining(network_logits, margins, dev_targets)
+    alone = temperature.loss_after
+    if joining.network <= 0 or joining.linear <= 0 or joining.loss > alone * (1 - MIN_JOIN_GAIN):
+        return network_logits, "The n-gram model was not joined: the development part gains nothing by it."
+    model.joined, model.temperature = JoinedLinear(found, joining), 1.0
+    note = (
+        f"The n-gram model was joined to the network's output: development log loss {alone:.4f} -> {joining.loss:.4f}."
+    )
+    return joining.join(network_logits, margins), note
 
 
 @dataclass(frozen=True)
@@ -240,6 +283,23 @@ def build_encoder(texts: Texts, config: Config) -> tuple[TextEncoder | IdEncoder
         keep=config.keep,
     )
     return built, built.encode(texts)
+
+
+def _plan(
+    train_ids: Ragged, dev_ids: Ragged, encoder: TextEncoder | IdEncoder, labels: LabelSet, config: Config
+) -> str:
+    """Say in one line what is about to happen."""
+    known = _vocabulary_size(encoder)
+    shapes = description.weight_shapes(describe_model(config, known, output_count(labels))).values()
+    parameters = sum(math.prod(shape) for shape in shapes)
+    return (
+        f"{len(train_ids):,} texts to train on (median {int(np.median(train_ids.lengths)):,} tokens), {len(dev_ids):,} "
+        f"to choose the epoch by; {known:,} known tokens, {parameters:,} parameters, at most {config.max_epochs} epochs."
+    )
+
+
+def _vocabulary_size(encoder: TextEncoder | IdEncoder) -> int:
+    return encoder.vocabulary_size if isinstance(encoder, IdEncoder) else len(encoder.vocabulary)
 
 
 def fit_baseline(
@@ -299,10 +359,11 @@ def _train_layers(
     from bilstm.layers.randomness import Randomness
     from bilstm.training.loop import train
 
-    vocabulary_size = encoder.vocabulary_size if isinstance(encoder, IdEncoder) else len(encoder.vocabulary)
+    vocabulary_size = _vocabulary_size(encoder)
     layers = describe_model(config, vocabulary_size, output_count(labels))
     randomness = Randomness(config.seed)
-    net = build_model(layers, randomness, backend=config.backend, precision=config.precision, threads=config.threads)
+    precision = resolve_precision(config.backend, config.precision)
+    net = build_model(layers, randomness, backend=config.backend, precision=precision, threads=config.threads)
     is_going_on = resume and checkpoint is not None and os.path.isdir(checkpoint)
     if config.vectors == "in-domain" and config.tokenizer != "characters" and not is_going_on:
         from bilstm.training.word_vectors import train_word_vectors

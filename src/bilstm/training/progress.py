@@ -18,6 +18,7 @@ from bilstm.training.events import EpochRow, Event
 
 __all__ = ["ProgressPrinter", "epoch_line"]
 
+_WORTH_TELLING_SECONDS = 1.0  # of a phase that has ended
 _QUIET_SECONDS = 10.0  # plain lines inside an epoch come this far apart
 
 
@@ -52,6 +53,7 @@ class ProgressPrinter:
         self.score_name = score_name
         self._bar = _Bar(self.stream) if mode == "bar" else None
         self._spoke_at = time.monotonic()
+        self._remaining = _Remaining()
 
     def __enter__(self) -> ProgressPrinter:
         return self
@@ -72,21 +74,24 @@ class ProgressPrinter:
             return
         if isinstance(event, events.EpochDone):
             if self._bar is not None and event.is_best and event.row.dev_score is not None:
-                self._bar.best = f"best {self.score_name} {event.row.dev_score:.4f}"
+                self._bar.best = f"best {event.row.dev_score:.4f}"
             self._say(epoch_line(event.row, event.max_epochs, event.is_best, self.score_name))
         elif isinstance(event, events.Note):
             self._say(event.text)
         elif isinstance(event, events.PhaseStarted):
             self._say(f"{event.name} ...")
         elif isinstance(event, events.PhaseDone):
-            self._say(f"{event.name}: {event.seconds:.1f} s")
+            if event.seconds >= _WORTH_TELLING_SECONDS:
+                self._say(f"{event.name}: {event.seconds:.1f} s")
         elif isinstance(event, events.TrainingEnded):
             self.close()
             self._say(_end_line(event, self.score_name))
         elif self._bar is not None:
             self._bar.show(event)
-        elif isinstance(event, events.StepDone) and time.monotonic() - self._spoke_at >= _QUIET_SECONDS:
-            self._say(_step_line(event))
+        elif isinstance(event, events.StepDone):
+            left = self._remaining.after(event)
+            if time.monotonic() - self._spoke_at >= _QUIET_SECONDS:
+                self._say(f"{_step_line(event)}  {left} left at most")
 
     def _say(self, line: str) -> None:
         self._spoke_at = time.monotonic()
@@ -97,19 +102,39 @@ class ProgressPrinter:
             self.stream.flush()
 
 
+class _Remaining:
+    """Time that a run still takes at most, from the batches since it was first asked; evaluations are counted in."""
+
+    def __init__(self) -> None:
+        self._started: tuple[float, int] | None = None
+
+    def after(self, event: events.StepDone) -> str:
+        """Return it as m:ss or h:mm:ss; "-:--" at the first batch."""
+        done = (event.epoch - 1) * event.batches + event.position
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now, done
+        began, first = self._started
+        if done == first:
+            return "-:--"
+        seconds = round((now - began) / (done - first) * (event.max_epochs * event.batches - done))
+        minutes, seconds = divmod(seconds, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 class _Bar:
-    """The live line of rich: epoch, bar, loss, speed, remaining time of the epoch and of the whole run at most."""
+    """The live line of rich: epoch, bar, loss, speed, remaining time of the whole run at most."""
 
     def __init__(self, stream: TextIO):
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=Console(file=stream, no_color="NO_COLOR" in os.environ or None),
             transient=True,
             refresh_per_second=4,
@@ -117,6 +142,7 @@ class _Bar:
         self._task: object = None
         self.best = ""
         self.is_shown = False
+        self._remaining = _Remaining()
 
     def show(self, event: Event) -> None:
         if isinstance(event, events.EpochStarted):
@@ -128,7 +154,8 @@ class _Bar:
             name = f"epoch {event.epoch}/{event.max_epochs}"
             self._task = self._progress.add_task(name, total=event.batches, completed=event.position, note="")
         elif isinstance(event, events.StepDone):
-            note = f"loss {event.loss:.4f}  {event.sequences_per_second:,.0f} sequences/s  {self.best}"
+            left = self._remaining.after(event)
+            note = f"loss {event.loss:.4f}  {event.sequences_per_second:,.0f}/s  {left} left  {self.best}"
             self._update(completed=event.position, note=note)
         elif isinstance(event, events.EvaluationStarted):
             self._update(note="scoring the development part")
