@@ -14,7 +14,19 @@ typedef int32_t VI __attribute__((vector_size(4 * W)));
 
 #define INLINE inline __attribute__((always_inline))
 
-INLINE V broadcast(float x) { return V{} + x; }
+INLINE V broadcast(float x) {
+#if defined(__AVX512F__)
+    return _mm512_set1_ps(x);
+#elif defined(__AVX2__)
+    return _mm256_set1_ps(x);
+#elif defined(__aarch64__)
+    return vdupq_n_f32(x);
+#else
+    V v;
+    for (int k = 0; k < W; ++k) v[k] = x;
+    return v;
+#endif
+}
 
 INLINE V load(const float *p) {
     V v;
