@@ -287,25 +287,35 @@ void reduce_block(void *argument, int64_t number, int) {
     const int64_t groups = static_cast<int64_t>(b.groups.size()) - 1, blocks = l.P / l.lanes;
     const int64_t d = number / blocks, block = number % blocks;
     const int64_t gate = block % l.gates, unit = block / l.gates * l.lanes;
-    const int64_t step = l.sums_by_input ? l.P : 1;
-    // Sums of row p lie `step` apart.
-    const auto add_row = [&](int64_t offset, int64_t size, void *to_array, int64_t row) {
+    const int64_t count = std::min(l.lanes, l.H - unit), first_row = gate * l.H + unit;
+    // Rows of the result for the lanes of this block; sums of one row lie `row` apart, of one column `column`.
+    const auto add_rows = [&](int64_t offset, int64_t row, int64_t column, int64_t size, void *to_array) {
         if (to_array == nullptr) return;
-        float *to = static_cast<float *>(to_array) + row * size;
-        std::memset(to, 0, static_cast<size_t>(size) * sizeof(float));
+        float *to = static_cast<float *>(to_array) + first_row * size;
         for (int64_t k = 0; k < groups; ++k) {
             const float *from = b.sums + (d * groups + k) * b.sums_size + offset;
-            for (int64_t i = 0; i < size; ++i) to[i] += from[i * step];
+            if (column == 1) {
+                for (int64_t lane = 0; lane < count; ++lane) {
+                    for (int64_t i = 0; i < size; ++i) {
+                        to[lane * size + i] = from[lane * row + i] + (k > 0 ? to[lane * size + i] : 0.0f);
+                    }
+                }
+            } else {  // lanes lie side by side: read each line once
+                for (int64_t i = 0; i < size; ++i) {
+                    for (int64_t lane = 0; lane < count; ++lane) {
+                        to[lane * size + i] = from[i * column + lane] + (k > 0 ? to[lane * size + i] : 0.0f);
+                    }
+                }
+            }
         }
     };
-    for (int64_t lane = 0; lane < l.lanes && unit + lane < l.H; ++lane) {
-        const int64_t p = block * l.lanes + lane, row = gate * l.H + unit + lane;
-        const int64_t state = l.P * l.Ik, input_bias = state + state_sums(l), state_bias = input_bias + l.P;
-        add_row(l.sums_by_input ? p : p * l.Ik, l.I, call.d_w_ih[d], row);
-        add_row(state + (l.sums_by_input ? p : p * l.Hp), l.H, call.d_w_hh[d], row);
-        add_row(input_bias + p, 1, call.d_b_ih[d], row);
-        add_row((l.cell == BILSTM_GRU ? state_bias : input_bias) + p, 1, call.d_b_hh[d], row);
-    }
+    const int64_t p = block * l.lanes, state = l.P * l.Ik, input_bias = state + state_sums(l);
+    const int64_t state_bias = l.cell == BILSTM_GRU ? input_bias + l.P : input_bias;
+    const int64_t column = l.sums_by_input ? l.P : 1;
+    add_rows(l.sums_by_input ? p : p * l.Ik, l.Ik, column, l.I, call.d_w_ih[d]);
+    add_rows(state + (l.sums_by_input ? p : p * l.Hp), l.Hp, column, l.H, call.d_w_hh[d]);
+    add_rows(input_bias + p, 1, 1, 1, call.d_b_ih[d]);
+    add_rows(state_bias + p, 1, 1, 1, call.d_b_hh[d]);
 }
 
 struct RowSum {

@@ -46,7 +46,9 @@ void pack_bias(const Layout &l, const bilstm_call &call, int64_t d, float *bias)
 int64_t forward_chunk(const Layout &l) { return larger(32, smaller(512, (192 << 10) / (4 * (l.C + l.Ik)))); }
 int64_t backward_chunk(const Layout &l) {
     const int64_t row_bytes = static_cast<int64_t>(sizeof(Factor)) * (2 * l.Pk + l.Ik + l.Hk) + 4 * l.Ik;
-    return larger(64, smaller(512, (1 << 20) / row_bytes));
+    // The sums of weight gradients are read and written once a chunk; when they are large, chunks are long.
+    const bool large = 4 * l.P * (l.Ik + l.Hk) > (1 << 20);
+    return larger(64, smaller(512, (large ? 4 << 20 : 1 << 20) / row_bytes));
 }
 
 const float *input_row(const bilstm_call &call, int64_t n) {
