@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bilstm.data.ngrams import NgramIndex
 from bilstm.errors import DataError, MissingExtraError, ShapeError
-from bilstm.evaluation.ngrams import NgramIndex
 from bilstm.metrics.calibration import apply_temperature, fit_temperature
 from bilstm.metrics.multilabel import micro_f1
+from bilstm.runtime.ngram_linear import NgramLinear
 
 __all__ = ["BaselineKind", "Candidate", "LinearBaseline", "fit_linear_baseline"]
 
@@ -140,6 +141,17 @@ class LinearBaseline:
             counts = self._index.transform(part)
             margins.append(_features(counts, self.chosen.family, self._inverse_frequency) @ self._weights.T)
         return _probabilities(np.concatenate(margins) + self._intercepts, self.kind, self._temperature)
+
+    def to_runtime(self) -> NgramLinear:
+        """Return the same linear model free of scikit-learn and scipy; its margins are those before calibration."""
+        order = ORDERS[self.chosen.family]
+        words, keys = self._index.to_arrays(order)
+        return NgramLinear(
+            NgramIndex.from_arrays(words, keys),
+            self._weights.astype(np.float32),
+            self._intercepts.astype(np.float64),
+            self._inverse_frequency if self.chosen.family == "tf-idf" else None,
+        )
 
     def telling(self, count: int = 15) -> list[list[tuple[str, float]]]:
         """Return the n-grams that speak most for each class, strongest first, each with its effect.

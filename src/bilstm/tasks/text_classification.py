@@ -7,10 +7,11 @@ trained stands in `text_training.py`. Labels may be two classes, many classes, s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,9 +21,11 @@ from bilstm.config import TrainConfig, to_mapping
 from bilstm.data.batching import ordered_batches
 from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
+from bilstm.data.tokenizers import WordTokenizer
 from bilstm.data.vocabulary import IdEncoder, TextEncoder, encoder_from_config
 from bilstm.description import Layer
 from bilstm.errors import ModelFolderError, UsageError
+from bilstm.evaluation.joining import Joining
 from bilstm.metrics import (
     apply_temperature,
     evaluate_classification,
@@ -31,9 +34,8 @@ from bilstm.metrics import (
 )
 from bilstm.model_folder import save_model
 from bilstm.runtime.model import Model as RuntimeModel
-
-if TYPE_CHECKING:
-    pass
+from bilstm.runtime.ngram_linear import PREFIX as LINEAR_PREFIX
+from bilstm.runtime.ngram_linear import NgramLinear
 
 __all__ = ["TASK", "Config", "TextModel", "describe_model", "output_count"]
 
@@ -43,7 +45,7 @@ Texts = Sequence[str] | Ragged  # a Ragged holds word ids, as Keras' files do
 BATCH_ROWS, BATCH_STEPS = 256, 32_768  # of prediction: enough to keep the cores busy, little memory
 
 
-# ---- settings--
+# ---- settings ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ class Config(TrainConfig):
         0.0, help="Share of recurrent units dropped, the same at every step.", minimum=0.0, below=1.0
     )
     weight_dropout: float = settings.field(0.0, help="Share of recurrent weights dropped.", minimum=0.0, below=1.0)
+    join_linear: bool = settings.field(
+        True, help="Add the linear n-gram model to the network's logits where the development part gains by it."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,6 +139,54 @@ class Config(TrainConfig):
 
 
 # ---- the model as it runs ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JoinedLinear:
+    """A linear n-gram model whose margins are added to the network's logits."""
+
+    linear: NgramLinear
+    joining: Joining
+
+    def join(self, network_logits: np.ndarray, token_lists: Sequence[Sequence[str]]) -> np.ndarray:
+        """Return joined logits, shape (rows, outputs), float64."""
+        return self.joining.join(network_logits, self.linear.margins(token_lists))
+
+    @classmethod
+    def from_folder(
+        cls, config: Any, arrays: dict[str, np.ndarray], files: dict[str, bytes], outputs: int
+    ) -> JoinedLinear | None:
+        """Read back what a model folder holds; None where nothing is joined.
+
+        Raises
+        ------
+        ModelFolderError
+            If the parts do not fit each other.
+        """
+        if config is None and not arrays:
+            return None
+        names = {"network", "linear", "shift", "loss"}
+        if not isinstance(config, dict) or config.keys() != names or "ngrams.json" not in files:
+            raise ModelFolderError(
+                "config.json: joined, the linear weights and ngrams.json must all be there, or none."
+            )
+        if not all(isinstance(value, float | int) and not isinstance(value, bool) for value in config.values()):
+            raise ModelFolderError("config.json: joined must hold numbers.")
+        linear = NgramLinear.from_folder(arrays, files["ngrams.json"], outputs)
+        return cls(linear, Joining(**{name: float(value) for name, value in config.items()}))
+
+
+def words_of(texts: Texts, known: dict[str, str] | None = None) -> list[list[str]]:
+    """Return the words of each text, as the linear model reads them (ids are spelled in digits).
+
+    `known` gathers one object per different word, so that a long list of words takes 8 bytes a word.
+    """
+    if isinstance(texts, Ragged):
+        return [[str(token) for token in texts[row].tolist()] for row in range(len(texts))]
+    lists = WordTokenizer().tokens_of(texts)
+    if known is None:
+        return list(lists)
+    return [[known.setdefault(word, word) for word in words] for words in lists]
 
 
 @dataclass
@@ -151,6 +204,8 @@ class TextModel:
         Divides the logits of classes; fitted on the development part.
     shift, scale : float
         Numbers are trained as (number - shift) / scale.
+    joined : JoinedLinear, optional
+        A linear model beside the network; then there is no temperature, the joining calibrates.
     """
 
     encoder: TextEncoder | IdEncoder
@@ -160,14 +215,19 @@ class TextModel:
     temperature: float = 1.0
     shift: float = 0.0
     scale: float = 1.0
+    joined: JoinedLinear | None = None
 
     def logits(self, texts: Texts) -> np.ndarray:
-        """Return logits of texts, shape (rows, outputs), float32."""
+        """Return logits of texts, shape (rows, outputs): the network's, or the joined ones."""
         ids = self.encoder.encode(texts)  # type: ignore[arg-type]
-        return self.logits_of_ids(ids)
+        logits = self.logits_of_ids(ids)
+        return logits if self.joined is None else self.joined.join(logits, words_of(texts))
 
     def logits_of_ids(self, ids: Ragged) -> np.ndarray:
-        """Return logits of encoded texts, shape (rows, outputs), float32; batches of similar length are formed here."""
+        """Return the network's logits of encoded texts, shape (rows, outputs), float32.
+
+        Batches of similar length are formed here.
+        """
         outputs = np.zeros((len(ids), output_count(self.labels)), dtype=np.float32)
         for rows in ordered_batches(ids.lengths, max_rows=BATCH_ROWS, max_steps=BATCH_STEPS):
             outputs[rows] = self.model.run(ids.select(rows))
@@ -229,6 +289,7 @@ class TextModel:
             "temperature": self.temperature,
             "shift": self.shift,
             "scale": self.scale,
+            "joined": None if self.joined is None else dataclasses.asdict(self.joined.joining),
         }
 
     def save(
@@ -262,18 +323,32 @@ class TextModel:
         config = self.to_config()
         if settings is not None:
             config["settings"] = to_mapping(settings)
+        own_files: dict[str, bytes | str] = {"vocabulary.json": self.encoder.to_json()}
+        weights = dict(self.weights)
+        if self.joined is not None:
+            arrays, own_files["ngrams.json"] = self.joined.linear.to_folder()
+            weights |= arrays
         return save_model(
             folder,
             config=config,
-            weights=self.weights,
-            files={"vocabulary.json": self.encoder.to_json(), **(files or {})},
+            weights=weights,
+            files={**own_files, **(files or {})},
             metrics=metrics,
             overwrite=overwrite,
         )
 
     @classmethod
-    def from_folder(cls, config: dict[str, Any], weights: dict[str, np.ndarray], files: dict[str, bytes]) -> TextModel:
-        """Read back what `to_config` and the file vocabulary.json hold.
+    def from_folder(
+        cls,
+        config: dict[str, Any],
+        weights: dict[str, np.ndarray],
+        files: dict[str, bytes],
+        *,
+        backend: str = "auto",
+        precision: str = "float32",
+        threads: int | None = None,
+    ) -> TextModel:
+        """Read back what `to_config` and the file vocabulary.json hold; the options are those of `runtime.Model`.
 
         Raises
         ------
@@ -296,7 +371,11 @@ class TextModel:
             raise ModelFolderError(
                 f"config.json: the layers give {outputs} outputs, the labels need {output_count(labels)}."
             )
-        return cls(encoder, labels, RuntimeModel(layers, weights), weights, **numbers)
+        own = {name: array for name, array in weights.items() if not name.startswith(LINEAR_PREFIX)}
+        arrays = {name: array for name, array in weights.items() if name.startswith(LINEAR_PREFIX)}
+        model = RuntimeModel(layers, own, backend=backend, precision=precision, threads=threads)
+        joined = JoinedLinear.from_folder(config.get("joined"), arrays, files, output_count(labels))
+        return cls(encoder, labels, model, own, **numbers, joined=joined)
 
 
 def output_count(labels: LabelSet) -> int:

@@ -293,8 +293,8 @@ def _plan(
     shapes = description.weight_shapes(describe_model(config, known, output_count(labels))).values()
     parameters = sum(math.prod(shape) for shape in shapes)
     return (
-        f"{len(train_ids):,} texts to train on (median {int(np.median(train_ids.lengths)):,} tokens), {len(dev_ids):,} "
-        f"to choose the epoch by; {known:,} known tokens, {parameters:,} parameters, at most {config.max_epochs} epochs."
+        f"{len(train_ids):,} texts to train on (median {int(np.median(train_ids.lengths)):,} tokens), "
+        f"{len(dev_ids):,} to choose the epoch by; {known:,} known tokens, {parameters:,} parameters."
     )
 
 
@@ -324,13 +324,6 @@ def fit_baseline(
         len(labels.names) or None,
         seed,
     )
-
-
-def words_of(texts: Texts, known: dict[str, str]) -> list[list[str]]:
-    """Return the words of each text for the linear model; equal words are one object, kept in `known`."""
-    if isinstance(texts, Ragged):
-        return [[str(token) for token in texts[row].tolist()] for row in range(len(texts))]
-    return [[known.setdefault(word, word) for word in words] for words in WordTokenizer().tokens_of(texts)]
 
 
 def _standardisation(targets: np.ndarray, labels: LabelSet) -> tuple[float, float]:

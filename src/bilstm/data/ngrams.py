@@ -1,4 +1,4 @@
-"""Exact n-gram counts of tokenized texts as sparse matrices. Place: tokens -> linear baseline.
+"""Exact n-grams of tokenized texts, and their counts as sparse matrices. Place: tokens -> linear model.
 
 An n-gram can only be frequent if the one inside it is (Agrawal and Srikant 1994), so n-grams are built one order on top
 of the other as pairs of integers, and no string is joined before somebody asks for its name. Imports numpy, and scipy
@@ -7,7 +7,7 @@ inside the functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,21 +82,47 @@ class NgramIndex:
 
     def transform(self, token_lists: TokenLists) -> list[Any]:
         """Count the learned n-grams in other texts; the same form as `fit_transform`."""
+        return [_count(rows, grams, len(token_lists), size) for rows, grams, size in self.occurrences(token_lists)]
+
+    def occurrences(self, token_lists: TokenLists) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """Find the learned n-grams in texts; numpy only.
+
+        Yields
+        ------
+        rows, features : ndarray of shape (total words,), int64
+            For each order from 1: the text of every word, and the number of the n-gram that starts (order 1: stands)
+            there, counted within its order; -1 where none of the learned ones does.
+        size : int
+            Number of learned n-grams of that order.
+        """
         lengths = np.array([len(tokens) for tokens in token_lists], dtype=np.int64)
         find = self._words.get
         words = np.fromiter(
             (find(word, -1) for tokens in token_lists for word in tokens), dtype=np.int64, count=int(lengths.sum())
         )
         rows = np.repeat(np.arange(len(lengths)), lengths)
-        matrices, grams = [_count(rows, words, len(lengths), len(self._word_list))], words
+        yield rows, words, len(self._word_list)
+        grams = words
         for order, known in enumerate(self._keys, start=2):
             positions, keys = self._join(rows, words, grams, order)
             grams = np.full(len(words), -1, dtype=np.int64)
             if len(known):
                 places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
                 grams[positions] = np.where(known[places] == keys, places, -1)
-            matrices.append(_count(rows, grams, len(lengths), len(known)))
-        return matrices
+            yield rows, grams, len(known)
+
+    def to_arrays(self, max_order: int) -> tuple[list[str], list[np.ndarray]]:
+        """Return the words, and the sorted int64 keys of each order from 2 to `max_order`."""
+        return list(self._word_list), self._keys[: max_order - 1]
+
+    @classmethod
+    def from_arrays(cls, words: Sequence[str], keys: Sequence[np.ndarray]) -> NgramIndex:
+        """Make an index from what `to_arrays` gave."""
+        index = cls(1 + len(keys), 1)
+        index._word_list = list(words)
+        index._words = {word: number for number, word in enumerate(index._word_list)}
+        index._keys = list(keys)
+        return index
 
     def names(self, features: Iterable[int]) -> list[str]:
         """Return the words, joined by blanks, of feature numbers counted through all orders from 1."""

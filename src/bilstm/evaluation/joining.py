@@ -1,0 +1,95 @@
+"""How far to trust a network and how far a linear model: weights of their sum, fitted on the development part.
+
+The joined logit is a * network + b * linear + c: stacked generalisation (Wolpert 1992, Neural Networks 5) with a
+logistic top level. It also calibrates, so no temperature is needed on top. Imports numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Joining", "fit_joining"]
+
+MAX_STEPS = 100
+RIDGE = 1e-6  # keeps the Newton step defined where two logits are proportional
+
+
+@dataclass(frozen=True)
+class Joining:
+    """Weights of the sum and what they gain.
+
+    Parameters
+    ----------
+    network, linear, shift : float
+        a, b and c; c is 0 for more than two exclusive classes, which it would not change.
+    loss : float
+        Mean negative log likelihood on the development part, in nats.
+    """
+
+    network: float
+    linear: float
+    shift: float
+    loss: float
+
+    def join(self, network_logits: np.ndarray, margins: np.ndarray) -> np.ndarray:
+        """Return joined logits, float64, of the shape of both, (rows, outputs)."""
+        return self.network * network_logits.astype(np.float64) + self.linear * margins + self.shift
+
+
+def fit_joining(network_logits: np.ndarray, margins: np.ndarray, targets: np.ndarray) -> Joining:
+    """Find the weights that make the development labels most likely.
+
+    Parameters
+    ----------
+    network_logits, margins : ndarray of shape (rows, outputs)
+        One output: two classes, the logit of class 1. Several: one of each class or, with targets (rows, outputs), of
+        each independent label.
+    targets : ndarray of shape (rows,) integer, or (rows, outputs) of 0 and 1
+
+    Returns
+    -------
+    Joining
+
+    Notes
+    -----
+    The loss is convex in (a, b, c); Newton steps with halving find its minimum.
+    """
+    features = np.stack([network_logits, margins], axis=-1).astype(np.float64)  # (rows, outputs, 2)
+    is_exclusive = targets.ndim == 1 and network_logits.shape[1] > 1
+    if is_exclusive:
+        candidates, true = features, targets.astype(np.int64)
+    else:  # every decision is a row of two candidates: 0, and a z + b m + c
+        flat = features.reshape(-1, 2)
+        yes = np.concatenate([flat, np.ones((len(flat), 1))], axis=1)  # (decisions, 3)
+        candidates = np.stack([np.zeros_like(yes), yes], axis=1)  # (decisions, 2, 3)
+        true = targets.reshape(-1).astype(np.int64)
+    weights = np.zeros(candidates.shape[-1])
+    weights[0] = 1.0
+    loss, gradient, hessian = _loss(candidates, true, weights)
+    for _ in range(MAX_STEPS):
+        step = np.linalg.solve(hessian + RIDGE * np.eye(len(weights)), gradient)
+        size = 1.0
+        while size > 1e-6 and not (found := _loss(candidates, true, weights - size * step))[0] <= loss:
+            size /= 2
+        if size <= 1e-6 or loss - found[0] < 1e-12:
+            break
+        weights = weights - size * step
+        loss, gradient, hessian = found
+    return Joining(float(weights[0]), float(weights[1]), float(weights[2]) if len(weights) > 2 else 0.0, float(loss))
+
+
+def _loss(candidates: np.ndarray, true: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return loss, gradient and Hessian; candidates (rows, classes, weights)."""
+    logits = candidates @ weights  # (rows, classes)
+    logits -= logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(logits)
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    rows = np.arange(len(true))
+    loss = float(np.mean(np.log(exponentials.sum(axis=1)) - logits[rows, true]))
+    mean = np.einsum("rc,rcw->rw", probabilities, candidates)
+    gradient = (mean - candidates[rows, true]).mean(axis=0)
+    centred = candidates - mean[:, None, :]
+    hessian = np.einsum("rc,rcv,rcw->vw", probabilities, centred, centred) / len(true)
+    return loss, gradient, hessian
