@@ -35,14 +35,20 @@ def print_training_scores(summary: Mapping[str, Any]) -> None:
     """Print the model beside the linear baseline, and say plainly which is better."""
     titles = SHOWN_SCORES[summary["kind"]]
     baseline = summary.get("linear_baseline")
-    models = [summary] if baseline is None else [summary, baseline]
+    alone = summary.get("network_alone")
+    models = [model for model in (summary, alone, baseline) if model is not None]
+    names = [
+        summary["model"],
+        *([f"{alone['name']} alone"] if alone else []),
+        *(["linear baseline"] if baseline else []),
+    ]
     rows = [
         [f"{part} {title}", *(_shown(model.get(part, {}).get(name)) for model in models)]
         for part in ("dev", "test")
         if part in summary
         for name, title in titles.items()
     ]
-    print_table(["", summary["model"], *(["linear baseline"] if baseline is not None else [])], rows)
+    print_table(["", *names], rows)
     if baseline is not None:
         print_line(f"linear baseline: {baseline['name']}")
         print_line(_verdict(summary, baseline, *next(iter(titles.items()))))

@@ -9,11 +9,15 @@ import re
 from bilstm.errors import UsageError
 from bilstm.tasks.text_classification import Config
 
-__all__ = ["DEFAULT_MODELS", "LINEAR", "NAMED_BY_MODEL", "settings_of"]
+__all__ = ["DEFAULT_MODELS", "LINEAR", "NOT_SHARED", "settings_of"]
 
 LINEAR, FEEDFORWARD = "linear", "feedforward"
 DEFAULT_MODELS = (LINEAR, FEEDFORWARD, "rnn", "gru", "lstm", "bilstm", "bilstm-2")
-NAMED_BY_MODEL = ("cell", "bidirectional", "num_layers")  # settings that the name of a model says
+# settings that a comparison does not take, with the reason
+NOT_SHARED = {
+    **dict.fromkeys(("cell", "bidirectional", "num_layers"), "the name of each model says it"),
+    "join_linear": "networks and the linear model are compared apart",
+}
 _RECURRENT = re.compile(r"(bi)?(rnn|gru|lstm)(?:-([2-9]|[1-5]\d|6[0-4]))?")
 
 

@@ -37,7 +37,7 @@ from bilstm.runtime.model import Model as RuntimeModel
 from bilstm.runtime.ngram_linear import PREFIX as LINEAR_PREFIX
 from bilstm.runtime.ngram_linear import NgramLinear
 
-__all__ = ["TASK", "Config", "TextModel", "describe_model", "output_count"]
+__all__ = ["TASK", "Config", "TextModel", "describe_model", "for_data", "output_count"]
 
 TASK = "text-classification"
 Texts = Sequence[str] | Ragged  # a Ragged holds word ids, as Keras' files do
@@ -52,7 +52,12 @@ BATCH_ROWS, BATCH_STEPS = 256, 32_768  # of prediction: enough to keep the cores
 class Config(TrainConfig):
     """Settings of a text classifier: those of training, and of the model."""
 
-    max_epochs: int = settings.field(8, help="Passes over the training data at most.", minimum=1, maximum=100_000)
+    max_epochs: int | None = settings.field(  # type: ignore[assignment]  # an int once `for_data` has seen the texts
+        None,
+        help="Passes over the training data at most; none: as many as few texts need, 5 for many.",
+        minimum=1,
+        maximum=100_000,
+    )
     batch_size: int = settings.field(64, help="Texts per batch at most.", unit="rows", minimum=1, maximum=1_000_000)
     batch_steps: int | None = settings.field(
         12_000, help="Words of all texts of a batch together at most.", unit="steps", minimum=1, maximum=2**40
@@ -68,11 +73,6 @@ class Config(TrainConfig):
     )
     average_decay: float | None = settings.field(
         0.998, help="Decay of the running mean of weights that is evaluated and kept.", above=0.0, below=1.0
-    )
-    adversarial_norm: float | None = settings.field(
-        1.5,
-        help="Norm of the adversarial change of a text's embeddings; none: only the texts as they are.",
-        above=0.0,
     )
     tokenizer: Literal["words", "characters", "byte-pairs"] = settings.field(
         "words", help="What a step of a sequence is; byte-pairs needs the extra `text`."
@@ -110,7 +110,12 @@ class Config(TrainConfig):
     dense_size: int | None = settings.field(
         None, help="Units of a relu layer before the output; none: no such layer.", minimum=1
     )
-    word_dropout: float = settings.field(0.4, help="Share of words made unknown in training.", minimum=0.0, below=1.0)
+    word_dropout: float | None = settings.field(
+        None,
+        help="Share of words made unknown in training; none: 0.1 for texts of a line to 0.4 for long ones.",
+        minimum=0.0,
+        below=1.0,
+    )
     embedding_dropout: float = settings.field(
         0.2, help="Share of vector features dropped, the same for a whole text.", minimum=0.0, below=1.0
     )
@@ -136,6 +141,27 @@ class Config(TrainConfig):
                 raise UsageError(f"pooling must be of {', '.join(known)}, got {kind!r}.")
         if not self.pooling or len(set(self.pooling)) < len(self.pooling):
             raise UsageError(f"pooling must name one kind at least and each once, got {','.join(self.pooling)!r}.")
+
+
+TRAINING_STEPS = 2_000  # batches after which the recipe has learned what it will, on short texts and on long ones
+LINE_WORDS, PAGE_WORDS = 15, 150
+
+
+def for_data(config: Config, lengths: np.ndarray) -> Config:
+    """Fill in what the settings leave to the training texts, whose lengths are given in tokens.
+
+    A long text says what it says several times and bears losing words; a line does not. Few texts make few batches, and
+    need more passes.
+    """
+    values: dict[str, Any] = {}
+    if config.max_epochs is None:
+        batches = max(len(lengths) / config.batch_size, float(lengths.sum()) / (config.batch_steps or 2**40), 1.0)
+        values["max_epochs"] = int(np.clip(np.ceil(TRAINING_STEPS / batches), 5, 40))
+    if config.word_dropout is None:
+        middle = float(np.median(lengths)) if len(lengths) else 0.0
+        place = np.log(max(middle, 1.0) / LINE_WORDS) / np.log(PAGE_WORDS / LINE_WORDS)
+        values["word_dropout"] = round(float(0.1 + 0.3 * np.clip(place, 0.0, 1.0)), 2)
+    return dataclasses.replace(config, **values)
 
 
 # ---- the model as it runs ------------------------------------------------------------------------------------------

@@ -428,6 +428,7 @@ def _notes(job: ComparisonJob, rows: _Rows, folder: ResultFolder) -> list[str]:
     notes = [
         f"Every model is trained on the same {len(rows.train.targets):,} rows with {seeds} for weights, order and "
         f"masks; the best epoch is chosen on the same {len(rows.dev.targets):,} development rows.",
+        "Networks stand alone here: no n-gram model is joined to their logits, as bilstm train may do.",
         "Parameters are counted as torch keeps them, with two biases a recurrent layer.",
     ]
     if rows.test is None:

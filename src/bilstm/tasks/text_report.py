@@ -39,7 +39,10 @@ from bilstm.versions import environment
 if TYPE_CHECKING:
     from bilstm.tasks.text_training import Outcome
 
-__all__ = ["Provenance", "ScoredPart", "describe_run", "model_card", "model_name", "peak_memory"]
+__all__ = ["JOINED", "Provenance", "ScoredPart", "describe_run", "model_card", "model_name", "peak_memory"]
+
+
+JOINED = " + n-grams"  # after the name of a network to which the linear model is joined
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def describe_run(
         kind=kind,  # type: ignore[arg-type]
         scores=part.scores,
         scored_on=part.name,
-        model_name=model_name(config),
+        model_name=model_name(config) + (JOINED if model.joined is not None else ""),
         command=provenance.command,
         is_final=part.is_final,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -26,7 +26,7 @@ from bilstm.evaluation.report import build_report
 from bilstm.evaluation.report_data import InputFile, describe_part
 from bilstm.model_folder import check_output
 from bilstm.tasks.text_classification import Config, TextModel, Texts
-from bilstm.tasks.text_report import Provenance, ScoredPart, describe_run, model_card, model_name, peak_memory
+from bilstm.tasks.text_report import JOINED, Provenance, ScoredPart, describe_run, model_card, model_name, peak_memory
 from bilstm.tasks.text_training import Outcome, fit
 from bilstm.training import events
 
@@ -237,7 +237,7 @@ def _measure(
     train_rows = len(outcome.train_rows)
     summary: dict[str, Any] = {
         "task": "text-classification",
-        "model": model_name(job.config),
+        "model": model_name(outcome.config) + (JOINED if model.joined is not None else ""),
         "kind": labels.kind,
         "classes": list(labels.names),
         "rows": {"train": train_rows, "dev": len(dev), "test": len(parts.test[0]) if parts.test else 0},
@@ -246,6 +246,8 @@ def _measure(
         "dev": _plain(outcome.dev_metrics),
         "temperature": model.temperature,
     }
+    if model.joined is not None:
+        summary["network_alone"] = {"name": model_name(outcome.config), "dev": _plain(outcome.network_metrics)}
     baseline = outcome.baseline
     if baseline is not None and outcome.baseline_metrics is not None:
         summary["linear_baseline"] = {"name": baseline.name, "dev": _plain(outcome.baseline_metrics)}
@@ -324,7 +326,7 @@ def _write(
     title = f"{records.label_column or 'label'} of {', '.join(Path(path).name for path in job.data)}"
     data = describe_run(
         outcome,
-        job.config,
+        outcome.config,
         scored,
         Provenance(title, job.command, files, notes),
         train_ids.lengths,
@@ -333,13 +335,13 @@ def _write(
     )
     folder = outcome.model.save(
         job.output,
-        settings=job.config,
+        settings=outcome.config,
         metrics=summary,
         files={
             "report.html": build_report(data),
             "README.md": model_card(data, summary),
             "history.json": _history(outcome),
-            "settings.toml": to_toml(job.config),
+            "settings.toml": to_toml(outcome.config),
         },
         overwrite=job.overwrite or job.resume,
     )

@@ -37,6 +37,7 @@ from bilstm.tasks.text_classification import (
     TextModel,
     Texts,
     describe_model,
+    for_data,
     output_count,
     words_of,
 )
@@ -61,6 +62,8 @@ class Outcome:
     Parameters
     ----------
     model : TextModel
+    config : Config
+        With everything filled in that the given one left to the data.
     result : TrainResult
     baseline : LinearBaseline or None
     train_rows, dev_rows : ndarray of int64
@@ -79,6 +82,7 @@ class Outcome:
     """
 
     model: TextModel
+    config: Config
     result: TrainResult
     baseline: LinearBaseline | None
     train_rows: np.ndarray
@@ -157,6 +161,7 @@ def fit(
         with clock.phase("encode"):
             encoder, train_ids = build_encoder(train_texts, config)
             dev_ids = encoder.encode(dev_texts)  # type: ignore[arg-type]
+    config = for_data(config, train_ids.lengths)
     tell(events.Note(_plan(train_ids, dev_ids, encoder, labels, config)))
     linear = None
     if baseline:
@@ -188,6 +193,7 @@ def fit(
         dev_outputs = model.decode(dev_logits)
     return Outcome(
         model=model,
+        config=config,
         result=result,
         baseline=linear,
         train_rows=train_rows,
