@@ -12,7 +12,7 @@ from bilstm.cli.options import AsJson, Encoding, LabelColumn, MaxBytes, SkipBadR
 from bilstm.cli.output import note, print_json, print_line, print_table
 from bilstm.cli.settings_flags import given_settings, with_settings
 from bilstm.cli.train import panel_of
-from bilstm.tasks.compared_models import DEFAULT_MODELS, NAMED_BY_MODEL
+from bilstm.tasks.compared_models import DEFAULT_MODELS, NOT_SHARED
 from bilstm.tasks.presets import PRESETS
 from bilstm.tasks.text_classification import Config
 
@@ -100,10 +100,10 @@ def command(
     from bilstm.training.progress import ProgressPrinter
 
     given = given_settings(_TYPES, _TASK, flags or {})
-    for name in NAMED_BY_MODEL:
+    for name, reason in NOT_SHARED.items():
         if name in given:
             flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag}: compare takes it from the name of each model.", "Write --models lstm,bilstm-2.")
+            raise UsageError(f"{flag}: not a setting of a comparison: {reason}.", "Leave it out, and see --models.")
     job = ComparisonJob(
         data=data,
         output=output,
