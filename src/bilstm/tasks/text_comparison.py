@@ -407,7 +407,7 @@ def _comparison(job: ComparisonJob, rows: _Rows, folder: ResultFolder) -> Compar
                     seconds=[result.seconds for result in results],
                     parameters=results[0].parameters,
                     is_baseline=name == LINEAR,
-                    note=results[0].name + ("" if rows.test is None else f", {100 * dev:.2f}% on development rows"),
+                    note=results[0].name + ("" if rows.test is None else f"; dev {100 * dev:.2f}%"),
                 )
             )
     return Comparison(
