@@ -8,6 +8,7 @@ scikit-learn and, to fit, torch; a saved model is loaded without either by `bils
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from bilstm.tasks.text_classification import Config, TextModel, Texts
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.exceptions import NotFittedError
+    from sklearn.exceptions import DataConversionWarning, NotFittedError
     from sklearn.utils.multiclass import type_of_target
 except ImportError as error:
     raise MissingExtraError("TextClassifier needs scikit-learn.", "pip install 'bilstm[train]'") from error
@@ -34,8 +35,8 @@ class _TextEstimator(BaseEstimator):
 
     Parameters
     ----------
-    random_state : int, default=0
-        Seed of weights, order, masks and the development part.
+    random_state : int, RandomState or None, default=0
+        Seed of weights, order, masks and the development part. None is 0: equal data give equal models.
     max_epochs, batch_size, ... :
         The settings of `bilstm train`, with the same names and defaults; `bilstm train --help` describes each one.
     verbose : bool, default=False
@@ -75,7 +76,7 @@ class _TextEstimator(BaseEstimator):
         label_smoothing: float = 0.0,
         threads: int | None = None,
         backend: Literal["auto", "engine", "torch", "reference"] = "auto",
-        precision: Literal["auto", "float32", "bfloat16"] = "float32",
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
         checkpoint_minutes: float | None = 5.0,
         checkpoint_steps: int | None = None,
         tokenizer: Literal["words", "characters", "byte-pairs"] = "words",
@@ -181,9 +182,7 @@ class _TextEstimator(BaseEstimator):
 
         with ProgressPrinter("auto" if self.verbose else "silent") as progress:
             config = self._config()
-            outcome = fit(
-                texts, targets, labels, config, valid=valid, baseline=config.join_linear, progress=progress
-            )
+            outcome = fit(texts, targets, labels, config, valid=valid, baseline=config.join_linear, progress=progress)
         self.model_: TextModel = outcome.model
         self.history_ = outcome.result.history
         self.best_epoch_ = outcome.result.best_epoch
@@ -251,8 +250,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):
             If y has one class only.
         """
         texts = _checked_texts(X)
-        y = np.asarray(y)
-        _check_lengths(texts, y)
+        y = _checked_targets(texts, y)
         if y.ndim == 2 and y.shape[1] > 1:
             self.classes_ = np.arange(y.shape[1])
             labels = LabelSet("multilabel", tuple(str(name) for name in self.classes_), "|")
@@ -310,8 +308,7 @@ class TextRegressor(RegressorMixin, _TextEstimator):
     def fit(self, X: Texts, y: Any, *, valid: tuple[Texts, Any] | None = None) -> TextRegressor:
         """Train on texts and their numbers; parameters as in `TextClassifier.fit`, y of shape (rows,)."""
         texts = _checked_texts(X)
-        y = _numbers(y)
-        _check_lengths(texts, y)
+        y = _numbers(_checked_targets(texts, y))
         given = None if valid is None else (_checked_texts(valid[0]), _numbers(valid[1]))
         self._fit(texts, y, LabelSet("regression"), given)
         return self
@@ -327,6 +324,8 @@ def _checked_texts(X: Any) -> Texts:
         return X
     if isinstance(X, str) or not hasattr(X, "__iter__"):
         raise UsageError(f"Expected a list of texts, got {type(X).__name__}.", "Put a single text in a list: [text].")
+    if hasattr(X, "toarray"):
+        raise UsageError("Expected a list of texts, got a sparse matrix; sparse input is not supported.")
     if getattr(X, "ndim", 1) != 1:
         raise UsageError(f"Expected a list of texts, got an array of shape {X.shape}. Reshape your data.")
     texts = list(X)
@@ -338,17 +337,39 @@ def _checked_texts(X: Any) -> Texts:
     return [str(text) for text in texts]
 
 
-def _check_lengths(texts: Texts, y: np.ndarray) -> None:
-    if len(texts) != len(y):
-        raise UsageError(f"X has {len(texts)} texts, y has {len(y)} labels; they must be of the same length.")
+def _checked_targets(texts: Texts, y: Any) -> np.ndarray:
+    """Return y as an array as long as X; raise UsageError if there is none, or too few to keep a development part."""
+    if y is None:
+        raise UsageError("fit requires y to be passed, but the target y is None.")
+    y = np.asarray(y)
+    if y.ndim == 0 or len(texts) != len(y):
+        raise UsageError(f"X has {len(texts)} texts, y has shape {y.shape}; they must be of the same length.")
+    if len(texts) < 2:
+        raise UsageError("n_samples=1: at least 2 texts are needed, one to train on and one to choose the epoch by.")
+    return y
 
 
 def _column(y: np.ndarray) -> np.ndarray:
-    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    """Return a column as the vector it means, with scikit-learn's warning."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        message = "A column-vector y was passed when a 1d array was expected. Please use y.ravel()."
+        warnings.warn(message, DataConversionWarning, stacklevel=4)
+        return y[:, 0]
+    return y
+
+
+def _as_floats(y: np.ndarray) -> np.ndarray:
+    """Return objects as numbers where every one is a number, else as they are."""
+    return y.astype(np.float64) if all(isinstance(value, int | float) for value in y.flat) else y
 
 
 def _numbers(y: Any) -> np.ndarray:
-    numbers = _column(np.asarray(y)).astype(np.float32)
+    y = _column(np.asarray(y))
+    if y.dtype == object:
+        y = _as_floats(y)
+    if y.dtype.kind not in "biuf":
+        raise UsageError(f"Unknown label type: y must be numbers, got {y.dtype}.", "For classes use TextClassifier.")
+    numbers = y.astype(np.float32)
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise UsageError(f"y must be finite numbers of shape (rows,), got shape {numbers.shape} or NaN, infinity.")
     return numbers
