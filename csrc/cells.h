@@ -8,6 +8,7 @@ struct ForwardStep {
     int64_t begin, end;   // units
     const float *sums;    // of unit `begin` and the first row
     int64_t stride;       // from row to row of `sums`
+    const float *const *table;  // (rows): rows of the vocabulary table to add to `sums`; read if kTable
     const float *extra;   // GRU: recurrent sums of gate n, likewise
     Stored *gates;        // (rows, C) activated, may be `sums` itself; null in inference
     Stored *state;        // (rows, state); null in inference
@@ -32,15 +33,23 @@ INLINE void give_state(const ForwardStep<Stored, Factor> &step, int64_t r, int64
     store(step.factor + r * l.Hk + u, h);
 }
 
-template <bool kSave, class Stored, class Factor>
+template <bool kTable>
+INLINE V sum_of(const float *sums, const float *more, int64_t at) {
+    return kTable ? load(sums + at) + load(more + at) : load(sums + at);
+}
+
+template <bool kSave, bool kTable, class Stored, class Factor>
 void lstm_step(const ForwardStep<Stored, Factor> &step) {
     const Layout &l = *step.layout;
     const Gates gate;
     for (int64_t r = 0; r < step.rows; ++r) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const float *sums = step.sums + r * step.stride + 4 * (u - step.begin);
-            const V i = gate.logistic_of(load(sums)), f = gate.logistic_of(load(sums + W));
-            const V g = gate.tanh_of(load(sums + 2 * W)), o = gate.logistic_of(load(sums + 3 * W));
+            const float *more = kTable ? step.table[r] + 4 * u : nullptr;
+            const V i = gate.logistic_of(sum_of<kTable>(sums, more, 0));
+            const V f = gate.logistic_of(sum_of<kTable>(sums, more, W));
+            const V g = gate.tanh_of(sum_of<kTable>(sums, more, 2 * W));
+            const V o = gate.logistic_of(sum_of<kTable>(sums, more, 3 * W));
             const V c = fma(f, load(step.c + r * l.Hp + u), i * g);
             store(step.c + r * l.Hp + u, c);
             if (kSave) {
@@ -56,16 +65,19 @@ void lstm_step(const ForwardStep<Stored, Factor> &step) {
     }
 }
 
-template <bool kSave, class Stored, class Factor>
+template <bool kSave, bool kTable, class Stored, class Factor>
 void gru_step(const ForwardStep<Stored, Factor> &step) {
     const Layout &l = *step.layout;
     const Gates gate;
     for (int64_t row = 0; row < step.rows; ++row) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const float *sums = step.sums + row * step.stride + 3 * (u - step.begin);
-            const V hn = load(step.extra + row * step.stride + (u - step.begin));
-            const V r = gate.logistic_of(load(sums)), z = gate.logistic_of(load(sums + W));
-            const V n = gate.tanh_of(fma(r, hn, load(sums + 2 * W)));
+            const float *more = kTable ? step.table[row] + 3 * u : nullptr;
+            const V hn = sum_of<kTable>(step.extra + row * step.stride + (u - step.begin),
+                                        kTable ? step.table[row] + l.P + u : nullptr, 0);
+            const V r = gate.logistic_of(sum_of<kTable>(sums, more, 0));
+            const V z = gate.logistic_of(sum_of<kTable>(sums, more, W));
+            const V n = gate.tanh_of(fma(r, hn, sum_of<kTable>(sums, more, 2 * W)));
             const V h = fma(z, load(step.h + row * l.Hp + u) - n, n);
             if (kSave) {
                 Stored *gates = step.gates + row * l.C + 3 * u;
@@ -80,13 +92,14 @@ void gru_step(const ForwardStep<Stored, Factor> &step) {
     }
 }
 
-template <bool kSave, bool kTanh, class Stored, class Factor>
+template <bool kSave, bool kTable, bool kTanh, class Stored, class Factor>
 void rnn_step(const ForwardStep<Stored, Factor> &step) {
     const Layout &l = *step.layout;
     const Gates gate;
     for (int64_t r = 0; r < step.rows; ++r) {
         for (int64_t u = step.begin; u < step.end; u += W) {
-            const V sum = load(step.sums + r * step.stride + (u - step.begin));
+            const V sum = sum_of<kTable>(step.sums + r * step.stride + (u - step.begin),
+                                         kTable ? step.table[r] + u : nullptr, 0);
             const V h = kTanh ? gate.tanh_of(sum) : at_least(sum, 0.0f);
             if (kSave) store(step.gates + r * l.C + u, h);
             give_state(step, r, u, h);
@@ -94,13 +107,13 @@ void rnn_step(const ForwardStep<Stored, Factor> &step) {
     }
 }
 
-template <bool kSave, class Stored, class Factor>
+template <bool kSave, bool kTable, class Stored, class Factor>
 void cell_step(const ForwardStep<Stored, Factor> &step) {
     switch (step.layout->cell) {
-        case BILSTM_LSTM: return lstm_step<kSave>(step);
-        case BILSTM_GRU: return gru_step<kSave>(step);
-        case BILSTM_RNN_TANH: return rnn_step<kSave, true>(step);
-        default: return rnn_step<kSave, false>(step);
+        case BILSTM_LSTM: return lstm_step<kSave, kTable>(step);
+        case BILSTM_GRU: return gru_step<kSave, kTable>(step);
+        case BILSTM_RNN_TANH: return rnn_step<kSave, kTable, true>(step);
+        default: return rnn_step<kSave, kTable, false>(step);
     }
 }
 

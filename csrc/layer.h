@@ -87,6 +87,7 @@ struct ForwardMemory {
     Factor *factor, *other_factor, *x;
     float *panel;
     float **out;
+    const float **table_rows;
 
     ForwardMemory(const Layout &l, int64_t rows, Pieces &pieces) {
         const int64_t padded = rows + Products::kExtraRows, chunk = forward_chunk(l) + rows + Products::kExtraRows;
@@ -98,6 +99,7 @@ struct ForwardMemory {
         lost = pieces.take<float>(rows * l.Hp);
         best_step = pieces.take<int32_t>(rows * l.Hp);
         out = pieces.take<float *>(rows);
+        table_rows = pieces.take<const float *>(rows);
         input_steps = pieces.take<int64_t>(chunk);
         factor = pieces.take<Factor>(padded * l.Hk);
         other_factor = pieces.take<Factor>(Products::kInputFirst ? 0 : padded * l.Hk);
@@ -212,6 +214,17 @@ void read_chunk(const Item &item, int64_t s, int64_t end, const ForwardMemory &m
     }
 }
 
+// Rows of the vocabulary table for step s, and a call for those of the next step.
+void find_table_rows(const Item &item, int64_t live, int64_t s, const ForwardMemory &m) {
+    const Layout &l = *item.layout;
+    for (int64_t r = 0; r < live; ++r) {
+        m.table_rows[r] = item.weights->table + item.call->token_ids[input_step(item, r, s)] * l.C;
+        if (s + 1 < item.shard->length[r]) {
+            fetch(item.weights->table + item.call->token_ids[input_step(item, r, s + 1)] * l.C, 4 * l.C);
+        }
+    }
+}
+
 // One step, panel of units by panel: the product into a small buffer, then the gates while it is in the nearest cache.
 template <bool kSave, class Pr>
 void panels_step(const Item &item, ForwardStep<Stored, Factor> step, const ForwardMemory &m, const Factor *x,
@@ -219,17 +232,21 @@ void panels_step(const Item &item, ForwardStep<Stored, Factor> step, const Forwa
     const Layout &l = *item.layout;
     const int64_t vectors = l.P / W, width = Pr::width(l), units = l.cell == BILSTM_RNN_TANH || l.cell == BILSTM_RNN_RELU
                                                                      ? 4 * W : W;
-    const float *from = x != nullptr ? item.weights->bias : m.sums;
-    const int64_t from_stride = x != nullptr ? 0 : 4 * l.C;
+    const bool has_table = x == nullptr;
     for (int64_t v = 0, unit = 0; v < vectors; v += width, unit += units) {
         const int64_t tiles = smaller(width, vectors - v);
-        Pr::step_product(l, *item.weights, step.rows, v, tiles, x, h, from, from_stride, m.panel, 4 * 4 * W);
+        Pr::step_product(l, *item.weights, step.rows, v, tiles, x, h, m.panel, 4 * 4 * W);
         step.begin = unit;
         step.end = smaller(unit + units, l.Hp);
         step.sums = m.panel;
         step.stride = 4 * W;
         step.extra = m.panel + 3 * W;
-        cell_step<kSave>(step);
+        step.table = m.table_rows;
+        if (has_table) {
+            cell_step<kSave, true>(step);
+        } else {
+            cell_step<kSave, false>(step);
+        }
     }
 }
 
@@ -287,14 +304,14 @@ void forward_shard(const Item &item) {
                 }
             }
             ForwardStep<Stored, Factor> step{live,  &l,    0,   l.Hp, sums,
-                                             l.C,   sums + l.P, gates, state, m.h, m.c, m.factor,
+                                             l.C,   nullptr, sums + l.P, gates, state, m.h, m.c, m.factor,
                                              call.recurrent_mask != nullptr ? m.mask : nullptr,
                                              call.outputs != nullptr ? m.out : nullptr};
             if constexpr (Pr::kInputFirst) {
                 Pr::recurrent_product(l, *item.weights, live, m.factor, sums);
-                cell_step<kSave>(step);
+                cell_step<kSave, false>(step);
             } else {
-                if (has_table) read_chunk(item, s, s + 1, m, m.sums);
+                if (has_table) find_table_rows(item, live, s, m);
                 step.factor = other_factor;
                 panels_step<kSave, Pr>(item, step, m, has_table ? nullptr : x, factor);
                 swap_pointers(factor, other_factor);

@@ -297,29 +297,39 @@ struct Products {
         }
     }
 
-    // One panel of the sums of a step: from (bias or the vocabulary table's sums) + x w_ih + h w_hh.
+    // One panel of the sums of a step: bias + x w_ih + h w_hh, or h w_hh alone if x is null.
     static void step_product(const Layout &l, const Direction &w, int64_t rows, int64_t v, int64_t tiles, const Half *x,
-                             const Half *h, const float *from, int64_t from_stride, float *sums, int64_t sums_stride) {
+                             const Half *h, float *sums, int64_t sums_stride) {
         const int64_t input_depth = l.Ik / 32, state_depth = l.Hk / 32;
         const Factors factors[2] = {
             {x, 2 * l.Ik, static_cast<const Half *>(w.w_ih) + v * input_depth * kTile, x != nullptr ? input_depth : 0},
             {h, 2 * l.Hk, static_cast<const Half *>(w.w_hh) + v * state_depth * kTile, state_depth}};
-        if (l.cell != BILSTM_GRU) {
-            multiply(rows, tiles, from + v * W, from_stride, factors, 2, sums, sums_stride);
+        const float *from = x != nullptr ? w.bias : nullptr;
+        if (l.cell == BILSTM_GRU) {
+            multiply_gru(rows, from != nullptr ? from + v * W : nullptr, w.bias + l.P + v / 3 * W, factors, sums,
+                         sums_stride);
+        } else if (from != nullptr) {
+            multiply(rows, tiles, from + v * W, 0, factors, 2, sums, sums_stride);
         } else {
-            multiply_gru(rows, from + v * W, from + l.P + v / 3 * W, from_stride, factors, sums, sums_stride);
+            multiply(rows, tiles, nullptr, 0, factors + 1, 1, sums, sums_stride);
         }
     }
 
     // sums: r, z and the input part of n, then the recurrent part of n.
-    static void multiply_gru(int64_t rows, const float *from, const float *from_extra, int64_t from_stride,
-                             const Factors *factors, float *sums, int64_t sums_stride) {
+    static void multiply_gru(int64_t rows, const float *from, const float *from_extra, const Factors *factors,
+                             float *sums, int64_t sums_stride) {
         for (int64_t r = 0; r < rows; r += 16) {
-            const int64_t offset = r * from_stride / 4;
-            _tile_loadd(0, from + offset, from_stride);
-            _tile_loadd(1, from + offset + 16, from_stride);
-            _tile_loadd(2, from + offset + 32, from_stride);
-            _tile_loadd(3, from_extra + offset, from_stride);
+            if (from != nullptr) {
+                _tile_loadd(0, from, 0);
+                _tile_loadd(1, from + 16, 0);
+                _tile_loadd(2, from + 32, 0);
+                _tile_loadd(3, from_extra, 0);
+            } else {
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+            }
             for (int64_t k = 0; k < factors[0].depth; ++k) {
                 _tile_loadd(4, factors[0].left + r * factors[0].stride / 2 + 32 * k, factors[0].stride);
                 _tile_loadd(5, factors[0].right + 3 * k * kTile, 64);

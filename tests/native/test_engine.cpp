@@ -185,6 +185,12 @@ void compare_kernels(int64_t cases, int64_t size, bilstm_context *context) {
                 bilstm_weights *packed = bilstm_weights_pack(context, &plain.call);
                 check(packed != nullptr && bilstm_weights_bytes(packed) > 0, "pack", c.name());
                 const Run<float> again(c, kernel, precision, context, packed);
+                // With AMX the vocabulary table's sums are added in another order, else every bit is the same.
+                if (kernel == BILSTM_KERNEL_AMX && c.tokens) {
+                    if (comparable) compare(c, right, again, 0.15, "table");
+                    bilstm_weights_free(packed);
+                    continue;
+                }
                 for (size_t i = 0; i < again.results.size(); ++i) {
                     const std::vector<float> &one = *again.results[i].second, &other = *found.results[i].second;
                     const bool same = one.empty() || std::memcmp(one.data(), other.data(), one.size() * 4) == 0;
