@@ -96,6 +96,7 @@ def measure(data: Path, name: str, is_ours: bool, seed: int, flags: dict[str, An
     """Train one program with one seed; return the line of results."""
     from bilstm.config import to_mapping
     from bilstm.data.labels import LabelSet
+    from bilstm.data.vocabulary import TextEncoder
     from bilstm.tasks.text_classification import describe_model, output_count
     from bilstm.tasks.text_run import ReadOptions, read_part
     from bilstm.tasks.text_training import build_encoder, development_part, fit
@@ -113,6 +114,7 @@ def measure(data: Path, name: str, is_ours: bool, seed: int, flags: dict[str, An
         targets, test_targets = labels.encode(train.labels or []), labels.encode(test.labels or [])
         train_rows, dev_rows = development_part(len(train), targets, labels, config, False)
         encoder, train_ids = build_encoder([train.texts[row] for row in train_rows], config)
+        assert isinstance(encoder, TextEncoder)  # the files hold texts
         dev_ids, test_ids = encoder.encode([train.texts[row] for row in dev_rows]), encoder.encode(test.texts)
         layers = describe_model(config, len(encoder.vocabulary), output_count(labels))
         heard = TestScores(room / "checkpoint", layers, test_ids, test_targets, printer)
