@@ -171,10 +171,9 @@ def _print(model: Any, texts: list[str]) -> None:
 
 def _outputs(model: Any, texts: Any) -> Any:
     """Return decoded outputs; say how many texts hold nothing that the model knows."""
-    ids = model.encoder.encode(texts)
-    if unknown := len(rows_without_known_tokens(ids)):
-        note(f"{unknown:,} of {len(ids):,} texts hold no known word: their answers say nothing about them.")
-    return model.decode(model.logits_of_ids(ids))
+    if unknown := len(rows_without_known_tokens(model.encoder.encode(texts))):
+        note(f"{unknown:,} of {len(texts):,} texts hold no known word: their answers say nothing about them.")
+    return model.predict_proba(texts)
 
 
 def _described(model: Any, texts: list[str]) -> list[dict[str, Any]]:
