@@ -108,6 +108,7 @@ def test_training_is_plain_adam_as_in_keras(preset, batch_size, max_epochs, max_
     assert (config.optimizer, config.learning_rate, config.epsilon, config.betas) == ("adam", 1e-3, 1e-7, (0.9, 0.999))
     assert (config.schedule, config.warmup, config.clip_norm, config.weight_decay) == ("constant", None, None, 0.0)
     assert (config.patience, config.average_decay, config.adversarial_norm) == (None, None, None)
+    assert (config.precision, config.join_linear) == ("float32", False)
     assert (config.vectors, config.min_count, config.word_dropout, config.batch_steps) == ("random", 1, 0.0, None)
 
 

@@ -46,6 +46,7 @@ _PLAIN: dict[str, Any] = {
     "patience": None,
     "batch_steps": None,
     "epsilon": 1e-7,
+    "precision": "float32",
     "join_linear": False,
 }
 
