@@ -87,7 +87,7 @@ class SequenceTagger(BaseEstimator):
         label_smoothing: float = 0.0,
         threads: int | None = None,
         backend: Literal["auto", "engine", "torch", "reference"] = "auto",
-        precision: Literal["auto", "float32", "bfloat16"] = "float32",
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
         checkpoint_minutes: float | None = 5.0,
         checkpoint_steps: int | None = None,
         head: Literal["crf", "softmax"] = "crf",
