@@ -119,17 +119,18 @@ inline int64_t packed_elements(int64_t K, int64_t vectors, int64_t width) {
 }
 
 // Pack the transpose of a matrix whose rows are `source(column)` (null: zeros): to[panel][k][column].
+// A few k at a time, so that what is written stays in the nearest cache until its lines are full.
 template <class Source>
 void pack_columns(float *to, int64_t K, int64_t vectors, int64_t width, Source source) {
-    for (int64_t v = 0; v < vectors; v += width) {
-        for (int64_t j = 0; j < width; ++j) {
-            for (int64_t lane = 0; lane < W; ++lane) {
-                const float *row = v + j < vectors ? source((v + j) * W + lane) : nullptr;
-                float *column = to + j * W + lane;
-                for (int64_t k = 0; k < K; ++k) column[k * width * W] = row != nullptr ? row[k] : 0.0f;
+    constexpr int64_t kAtOnce = 32;
+    for (int64_t v = 0; v < vectors; v += width, to += K * width * W) {
+        for (int64_t first = 0; first < K; first += kAtOnce) {
+            const int64_t end = K - first < kAtOnce ? K : first + kAtOnce;
+            for (int64_t column = 0; column < width * W; ++column) {
+                const float *row = v + column / W < vectors ? source(v * W + column) : nullptr;
+                for (int64_t k = first; k < end; ++k) to[k * width * W + column] = row != nullptr ? row[k] : 0.0f;
             }
         }
-        to += K * width * W;
     }
 }
 

@@ -186,7 +186,7 @@ INLINE void fetch_to_write(const void *p, int64_t bytes) {
     for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(static_cast<const char *>(p) + k, 1);
 }
 
-constexpr int64_t kRowsAtOnce = 32;
+constexpr int64_t kRowsAtOnce = 96;
 
 constexpr int64_t kFetchAhead = 8;  // rows
 

@@ -387,7 +387,7 @@ struct Products {
     static int64_t gradient_stride(const Layout &l) { return (l.Pk / 16 + 1) * kTile; }
 
     // Pack rows of gate gradients as [k][tile of columns][16 pairs][16 columns][2], and add them up for the bias.
-    static void pack_gradients(const Layout &l, int64_t rows, const Half *d_sums, Half *to, float *bias) {
+    __attribute__((noinline)) static void pack_gradients(const Layout &l, int64_t rows, const Half *d_sums, Half *to, float *bias) {
         const __m512bh ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
         for (int64_t n = 0; n < rows; n += 2) {
             const Half *even = d_sums + n * l.Pk, *odd = even + l.Pk;
@@ -414,7 +414,7 @@ struct Products {
     }
 
     // sums (columns of left, P) += left^T right over the chunk; two by two tiles.
-    static void add_outer(const Layout &l, int64_t rows, const Half *left, int64_t columns, const Half *right,
+    __attribute__((noinline)) static void add_outer(const Layout &l, int64_t rows, const Half *left, int64_t columns, const Half *right,
                           float *sums) {
         const int64_t depth = rows / 32, stride = 4 * l.P;
         for (int64_t i = 0; i < columns; i += 32) {
