@@ -48,7 +48,7 @@ types: $(VENV)/.installed-dev ## Check types
 
 check: lint types test ## Everything that must hold before a change is merged
 
-bench: $(VENV)/.installed-dev ## Say how the published numbers are measured
+bench: ## Say how the published numbers are measured
 	@sed -n '1,40p' benchmarks/README.md
 
 clean: ## Remove what make made (not the models you trained)
