@@ -416,7 +416,8 @@ def test_slow_epochs_speak_now_and_then(monkeypatch):
         clock[0] += 1.0
         progress(events.StepDone(1, 5, step, 30, 0.5, 0.001, 99.0))
     assert stream.getvalue().splitlines() == [
-        f"epoch 1/5  {share}%  loss 0.5000  99 sequences/s" for share in ("33", "67", "100")
+        f"epoch 1/5  {share}%  loss 0.5000  99 sequences/s  {left} left at most"  # of 150 steps of a second
+        for share, left in (("33", "2:20"), ("67", "2:10"), ("100", "2:00"))
     ]
 
 
