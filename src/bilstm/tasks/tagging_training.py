@@ -7,6 +7,7 @@ never needs it.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -324,7 +325,8 @@ def _train_layers(
         threads=config.threads,
     )
     _scale_embeddings(net)
-    if config.vectors == "in-domain":
+    is_going_on = resume and checkpoint is not None and os.path.isdir(checkpoint)
+    if config.vectors == "in-domain" and not is_going_on:
         with clock.phase("word vectors"):
             _put_word_vectors(net, train_part, encoder, unlabelled, config)
     objective = _Objective(net, train_part, coder, config)
