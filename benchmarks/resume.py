@@ -273,7 +273,9 @@ def main() -> None:
         return
     started = time.monotonic()
     report = {
-        "command": "python benchmarks/resume.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/resume.py --runs {options.runs} --kills {options.kills} "
+        f"--threads {options.threads} --backend {options.backend} --seed {options.seed}"
+        + (" --fresh" if options.fresh else ""),
         **measure(options.runs, options.kills, options.threads, options.backend, options.fresh, options.seed),
         "seconds": round(time.monotonic() - started, 1),
     }
