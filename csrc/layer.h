@@ -43,7 +43,7 @@ void pack_bias(const Layout &l, const bilstm_call &call, int64_t d, float *bias)
 }
 
 // Rows of a chunk: enough to feed the products, few enough to stay in the second-level cache. Depends on sizes alone.
-int64_t forward_chunk(const Layout &l) { return larger(32, smaller(512, (192 << 10) / (4 * (l.C + l.Ik)))); }
+int64_t forward_chunk(const Layout &l) { return larger(128, smaller(512, (192 << 10) / (4 * (l.C + l.Ik)))); }
 int64_t backward_chunk(const Layout &l) {
     const int64_t row_bytes = static_cast<int64_t>(sizeof(Factor)) * (2 * l.Pk + l.Ik + l.Hk) + 4 * l.Ik;
     // The sums of weight gradients are read and written once a chunk; when they are large, chunks are long.
