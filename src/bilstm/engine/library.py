@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import sysconfig
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -140,11 +141,16 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
 
 
 def _candidate() -> Path:
-    """Return the file to load: the environment variable's, else the one beside this module."""
+    """Return the file to load: the environment variable's, else the one beside this module, else the installed one.
+
+    An editable installation leaves the modules in the source tree and puts the library among the installed packages.
+    """
     if named := os.environ.get(ENVIRONMENT_VARIABLE):
         return Path(named)
     suffix = "dylib" if sys.platform == "darwin" else "so"
-    return Path(__file__).with_name(f"libbilstm_engine.{suffix}")
+    beside = Path(__file__).with_name(f"libbilstm_engine.{suffix}")
+    installed = Path(sysconfig.get_path("platlib"), "bilstm", "engine", beside.name)
+    return installed if installed.is_file() and not beside.is_file() else beside
 
 
 @cache
