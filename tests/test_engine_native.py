@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.skipif(
     shutil.which("cmake") is None or shutil.which("g++") is None, reason="needs cmake and g++ to build the test program"
 )
+@pytest.mark.timeout(1200)  # the first build takes half a minute of processor time, more on a busy machine
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_native_program(sanitizers):
     # kept between runs (build/ is not under version control): only changed files are compiled again
