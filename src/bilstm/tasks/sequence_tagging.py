@@ -7,6 +7,7 @@ stands in `tagging_training.py`. Imports no torch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ from bilstm.runtime.tagger import Tagger, TaggerLayers
 from bilstm.strict_json import read_strict_json, write_json
 from bilstm.tasks.tagging_scores import KnownWords, score_tagging
 
-__all__ = ["TASK", "Config", "FoundSpan", "TaggedRow", "TaggerModel", "describe_tagger"]
+__all__ = ["TASK", "Config", "FoundSpan", "TaggedRow", "TaggerModel", "describe_tagger", "for_data"]
 
 TASK = "sequence-tagging"
 BATCH_ROWS, BATCH_STEPS = 256, 16_384  # of prediction
@@ -46,7 +47,12 @@ Sentence = Sequence[str] | str  # tokens, or running text
 class Config(TrainConfig):
     """Settings of a tagger: those of training, and of the model."""
 
-    max_epochs: int = settings.field(20, help="Passes over the training data at most.", minimum=1, maximum=100_000)
+    max_epochs: int | None = settings.field(  # type: ignore[assignment]  # an int once `for_data` has seen the data
+        None,
+        help="Passes over the training data at most; none: 12 for many sentences, up to 60 for few.",
+        minimum=1,
+        maximum=100_000,
+    )
     batch_size: int = settings.field(32, help="Sentences per batch at most.", unit="rows", minimum=1, maximum=1_000_000)
     batch_steps: int | None = settings.field(
         4_000, help="Tokens of all sentences of a batch together at most.", unit="steps", minimum=1, maximum=2**40
@@ -64,7 +70,10 @@ class Config(TrainConfig):
         6, help="Stop after so many epochs without a better development score.", unit="epochs", minimum=1
     )
     average_decay: float | None = settings.field(
-        0.998, help="Decay of the running mean of weights that is evaluated and kept.", above=0.0, below=1.0
+        0.998,
+        help="Decay of the running mean of weights that is evaluated and kept; less where a run has few batches.",
+        above=0.0,
+        below=1.0,
     )
     adversarial_norm: float | None = settings.field(
         None, help="Norm of the adversarial change of a sentence's word features; none: no such change.", above=0.0
@@ -88,7 +97,7 @@ class Config(TrainConfig):
     )
     word_size: int = settings.field(100, help="Features of a word vector.", minimum=1, maximum=65_536)
     vectors: Literal["in-domain", "random"] = settings.field(
-        "random", help="Where word vectors start: learned first from training and unlabelled text, or random."
+        "in-domain", help="Where word vectors start: learned first from training and unlabelled text, or random."
     )
     vector_epochs: int = settings.field(10, help="Passes that learn in-domain word vectors.", minimum=1, maximum=1000)
     characters: Literal["convolution", "lstm", "none"] = settings.field(
@@ -112,6 +121,27 @@ class Config(TrainConfig):
     dropout: float = settings.field(
         0.4, help="Share of recurrent features dropped, the same for a whole sentence.", minimum=0.0, below=1.0
     )
+
+
+TRAINING_STEPS = 4_000  # batches after which the recipe has learned what it will
+FEWEST_EPOCHS, MOST_EPOCHS = 12, 60
+
+
+def for_data(config: Config, lengths: np.ndarray) -> Config:
+    """Fill in what the settings leave to the training sentences, whose lengths are given in tokens.
+
+    Few sentences make few batches, and need more passes. The running mean of weights remembers a tenth of the run at
+    most: in a short run a longer memory would keep weights that had learned nothing yet.
+    """
+    batches = max(len(lengths) / config.batch_size, float(lengths.sum()) / (config.batch_steps or 2**40), 1.0)
+    values: dict[str, Any] = {}
+    epochs = config.max_epochs
+    if epochs is None:
+        epochs = values["max_epochs"] = int(np.clip(np.ceil(TRAINING_STEPS / batches), FEWEST_EPOCHS, MOST_EPOCHS))
+    if config.average_decay is not None:
+        longest = 1.0 - 10.0 / max(batches * epochs, 20.0)
+        values["average_decay"] = round(min(config.average_decay, longest), 6)
+    return dataclasses.replace(config, **values)
 
 
 # ---- description ---------------------------------------------------------------------------------------------------

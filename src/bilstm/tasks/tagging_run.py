@@ -83,7 +83,7 @@ def run(job: Job, tell: Callable[[Any], None], unlabelled: Sequence[str] = ()) -
     mistakes = mistakes_of(scored, tags, intents, has_spans=outcome.model.scheme != "none")
     folder = outcome.model.save(
         job.output,
-        settings=config,
+        settings=outcome.config,
         metrics=summary,
         files={
             "report.html": build_tagging_report(data, mistakes),
@@ -307,7 +307,7 @@ def _report_data(
         score_name="span F1" if model.scheme != "none" else "share of tags right",
         score_is_share=True,
         layers=describe_tagger_layers(model.tagger.layers),
-        settings=to_mapping(job.config),
+        settings=to_mapping(outcome.config),
         versions={name: version for name, version in environment().items() if version is not None},
         machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         seeds={"seed": job.config.seed},

@@ -28,7 +28,7 @@ from bilstm.runtime.engine_recurrent import resolve_precision
 from bilstm.runtime.tagger import Tagger as RuntimeTagger
 from bilstm.runtime.tagger import TaggerLayers
 from bilstm.tasks.phases import Clock
-from bilstm.tasks.sequence_tagging import BATCH_ROWS, BATCH_STEPS, Config, TaggerModel, describe_tagger
+from bilstm.tasks.sequence_tagging import BATCH_ROWS, BATCH_STEPS, Config, TaggerModel, describe_tagger, for_data
 from bilstm.tasks.tagging_scores import KnownWords, main_score, score_tagging
 from bilstm.thread_waiting import wait_passively
 
@@ -48,6 +48,8 @@ class TaggingOutcome:
     Parameters
     ----------
     model : TaggerModel
+    config : Config
+        With what was left to the data filled in.
     result : TrainResult
     train, dev : TaggedSentences
         Sentences that trained, and that chose.
@@ -61,6 +63,7 @@ class TaggingOutcome:
     """
 
     model: TaggerModel
+    config: Config
     result: TrainResult
     train: TaggedSentences
     dev: TaggedSentences
@@ -114,6 +117,7 @@ def fit_tagger(
     clock = Clock(tell)
     with clock.phase("encode"):
         train, dev = _parts(sentences, valid, config)
+        config = for_data(config, np.array([len(row) for row in train.sentences]))
         schemes, notes = _schemes(sentences, valid, config)
         for note in notes:
             tell(events.Note(note))
@@ -149,7 +153,7 @@ def fit_tagger(
         notes.append(f"The development part has tags that training lacks, scored as wrong: {shown}.")
         tell(events.Note(notes[-1]))
     return TaggingOutcome(
-        model, result, train, dev, dev_tags, dev_intents, metrics, baseline, clock.seconds, notes
+        model, config, result, train, dev, dev_tags, dev_intents, metrics, baseline, clock.seconds, notes
     )  # fmt: skip
 
 
