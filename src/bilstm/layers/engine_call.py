@@ -263,7 +263,8 @@ def forward(
         call.saved = saved.data_ptr() or ctypes.addressof(_NOTHING)
         call.saved_bytes = size
     handover.context.forward(call)
-    return (*results, saved)
+    first, h_n, c_n, max_values, max_steps, mean_values = results
+    return first, h_n, c_n, max_values, max_steps, mean_values, saved
 
 
 def backward(

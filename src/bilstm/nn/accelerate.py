@@ -69,5 +69,5 @@ def accelerate(
         raise UsageError(f"{type(module).__name__} has no torch.nn.LSTM, GRU or RNN to replace.")
     for layer in found:
         layer.__class__ = _REPLACEMENTS.get(type(layer), type(layer))
-        layer.backend, layer.precision, layer.threads = backend, precision, threads
+        vars(layer).update(backend=backend, precision=precision, threads=threads)
     return module

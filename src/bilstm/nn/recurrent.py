@@ -140,16 +140,16 @@ class _Recurrent(torch.nn.RNNBase):
         if self.mode == "LSTM":
             if not isinstance(hx, tuple | list) or len(hx) != 2:
                 raise UsageError(f"an LSTM takes its initial state as a pair (h_0, c_0), got {_shown(hx)}.")
-            states = tuple(hx)
+            h_0, c_0 = hx
         else:
-            states = (hx, None)
+            h_0, c_0 = hx, None
         expected = (self.num_layers * self._directions, *((batch,) if batched else ()), self.hidden_size)
-        for name, state in zip(("h_0", "c_0"), states, strict=True):
+        for name, state in (("h_0", h_0), ("c_0", c_0)):
             if state is not None and tuple(state.shape) != expected:
                 raise ShapeError(f"{name} must have shape {expected}, got {tuple(state.shape)}.")
         if batched:
-            return states
-        return tuple(None if state is None else state.unsqueeze(1) for state in states)
+            return h_0, c_0
+        return h_0.unsqueeze(1), None if c_0 is None else c_0.unsqueeze(1)
 
     # -- backends -----------------------------------------------------------------------------------------------
 
