@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "build_encoder", "development_part", "fit", "fit_baseline", "words_of"]
 
+TYPICAL_LENGTH = 180  # tokens of a text to which `adversarial_norm` refers
 MIN_JOIN_ROWS = 100  # fewer development rows say little about three weights
 MIN_JOIN_GAIN = 0.02  # of the log loss; less is not worth a second model in the folder
 FEW_ROWS = 1_000  # below it a word that stands once may still be the only sign of its class
@@ -412,6 +413,10 @@ class _Objective:
         self._objectives = objectives
         self._targets = torch.tensor(train_part.targets)
         self._class_weights = None
+        # a change of the same size at every step, whatever the length of the texts
+        median = float(np.median(train_part.ids.lengths)) if len(train_part.ids) else 0.0
+        per_text = config.adversarial_norm
+        self._adversarial_norm = None if per_text is None else per_text * math.sqrt(max(median, 1.0) / TYPICAL_LENGTH)
         if config.class_weights == "balanced" and labels.kind in ("binary", "multiclass"):
             self._class_weights = objectives.balanced_class_weights(self._targets, len(labels.names))
 
@@ -421,7 +426,7 @@ class _Objective:
 
         targets = self._targets[torch.from_numpy(rows)]
         embedded = self._net.embed(self._part.ids.select(rows))
-        norm = self._config.adversarial_norm
+        norm = self._adversarial_norm
         seen: list[Any] = []
 
         def loss_of(values: Any) -> Any:
