@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
@@ -98,6 +98,7 @@ def test_no_rows_give_a_zero_that_has_a_gradient():
         assert value.item() == 0.0
 
 
+@settings(deadline=None)  # the first example imports scikit-learn
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
 def test_balanced_class_weights_are_scikit_learns(targets):
     found = balanced_class_weights(torch.tensor(targets), 4)

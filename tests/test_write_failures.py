@@ -263,12 +263,12 @@ def test_kill_9_while_overwriting_leaves_a_complete_model(tmp_path):
             server.stdin.write(f"{number_of(path)}\n")
             server.stdin.flush()
             process = int(server.stdout.readline())
-            time.sleep(drawn.uniform(0.0, 0.06))
+            time.sleep(drawn.uniform(0.0, 0.06 + 0.01 * kills))  # the longer, the slower the disk
             os.kill(process, signal.SIGKILL)
             assert server.stdout.readline() == f"{-signal.SIGKILL}\n"
             assert number_of(path) >= 1
             strays += len(os.listdir(tmp_path)) > 1
-            if kills >= 30 and strays >= 5 and number_of(path) >= 5:
+            if kills >= 20 and strays >= 5 and number_of(path) >= 5:
                 break
         else:
             pytest.fail("kills and saves did not meet")
