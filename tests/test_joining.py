@@ -24,10 +24,10 @@ def test_two_classes_equal_logistic_regression_without_penalty():
     linear_model = pytest.importorskip("sklearn.linear_model")
     network, margins, targets = _sample(1500, 2)
     network, margins = network[:, 1:] - network[:, :1], margins[:, 1:] - margins[:, :1]
-    found = fit_joining(network, margins, targets)
+    found = fit_joining(network, margins[..., None], targets)
     reference = linear_model.LogisticRegression(C=1e10, tol=1e-12, max_iter=10_000)
     reference.fit(np.concatenate([network, margins], axis=1), targets)
-    np.testing.assert_allclose([found.network, found.linear], reference.coef_[0], rtol=1e-4)
+    np.testing.assert_allclose([found.network, *found.linear], reference.coef_[0], rtol=1e-4)
     np.testing.assert_allclose(found.shift, reference.intercept_[0], atol=1e-5)
 
 
@@ -40,17 +40,17 @@ def test_several_classes_reach_the_minimum_that_a_general_optimizer_finds():
         logits = weights[0] * network + weights[1] * margins
         return float(np.mean(special.logsumexp(logits, axis=1) - logits[np.arange(800), targets]))
 
-    found = fit_joining(network, margins, targets)
+    found = fit_joining(network, margins[..., None], targets)
     best = optimize.minimize(loss, [1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12})
     assert found.loss == pytest.approx(best.fun, abs=1e-8)
-    np.testing.assert_allclose([found.network, found.linear], best.x, atol=1e-4)
+    np.testing.assert_allclose([found.network, *found.linear], best.x, atol=1e-4)
     assert found.shift == 0.0
 
 
 def test_useless_margins_get_hardly_any_weight():
     network, _, targets = _sample(20_000, 2)
     noise = np.random.default_rng(1).normal(size=(20_000, 1))
-    assert abs(fit_joining(network[:, 1:] - network[:, :1], noise, targets).linear) < 0.05
+    assert fit_joining(network[:, 1:] - network[:, :1], noise[..., None], targets).linear[0] < 0.05
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,9 @@ def baseline():
 def test_margins_without_scikit_learn_give_the_baselines_own_probabilities(baseline):
     fitted, tokens = baseline
     margins = fitted.to_runtime().margins(tokens[1000:])
-    assert margins.shape == (200, 1)
-    positive = 1 / (1 + np.exp(-margins[:, 0] / fitted.settings["temperature"]))
+    assert margins.shape == (200, 1, 2)  # one of each family
+    own = ["tf-idf", "nb-svm"].index(fitted.settings["family"])
+    positive = 1 / (1 + np.exp(-margins[:, 0, own] / fitted.settings["temperature"]))
     np.testing.assert_allclose(positive, fitted.predict(tokens[1000:])[:, 1], atol=1e-6)
 
 
@@ -76,8 +77,9 @@ def test_a_text_has_the_same_margin_alone_and_among_others(baseline):
     linear = fitted.to_runtime()
     together = linear.margins(tokens[:50])
     assert all((linear.margins([tokens[row]]) == together[row]).all() for row in range(50))
-    assert (linear.margins([[], ["neverseenword"]]) == linear.intercepts).all()
-    assert linear.margins([]).shape == (0, 1)
+    intercepts = np.stack([head.intercepts for head in linear.heads], axis=-1)
+    assert (linear.margins([[], ["neverseenword"]]) == intercepts).all()
+    assert linear.margins([]).shape == (0, 1, 2)
 
 
 def test_folder_form_round_trips_and_refuses_what_does_not_fit(baseline):
@@ -86,11 +88,20 @@ def test_folder_form_round_trips_and_refuses_what_does_not_fit(baseline):
     arrays, words = linear.to_folder()
     again = NgramLinear.from_folder(arrays, words.encode(), 1)
     assert (again.margins(tokens[:20]) == linear.margins(tokens[:20])).all()
-    with pytest.raises(ModelFolderError, match="shape"):
-        NgramLinear.from_folder({**arrays, "linear.weights": arrays["linear.weights"][:, 1:]}, words.encode(), 1)
+    with pytest.raises(ModelFolderError, match=r"must be floats of shape|fit no order"):
+        NgramLinear.from_folder({**arrays, "linear.0.weights": arrays["linear.0.weights"][:, 1:]}, words.encode(), 1)
     with pytest.raises(ModelFolderError, match="ascending"):
         NgramLinear.from_folder({**arrays, "linear.keys_2": arrays["linear.keys_2"][::-1]}, words.encode(), 1)
-    with pytest.raises(ModelFolderError, match="needs weights"):
-        NgramLinear.from_folder({"linear.weights": arrays["linear.weights"]}, words.encode(), 1)
+    with pytest.raises(ModelFolderError, match="unknown, or nothing"):
+        NgramLinear.from_folder({"linear.keys_2": arrays["linear.keys_2"]}, words.encode(), 1)
     with pytest.raises(ModelFolderError, match="list of words"):
         NgramLinear.from_folder(arrays, b"{}", 1)
+
+
+def test_a_model_that_counts_against_itself_is_left_out():
+    network, margins, targets = _sample(2000, 2)
+    network, margins = network[:, 1:] - network[:, :1], margins[:, 1:] - margins[:, :1]
+    both = np.stack([margins, -margins + 0.1 * network], axis=-1)
+    found = fit_joining(network, both, targets)
+    assert min(found.linear) >= 0
+    assert found.loss <= fit_joining(network, margins[..., None], targets).loss + 1e-9

@@ -19,7 +19,7 @@ from bilstm.data.ngrams import NgramIndex
 from bilstm.errors import DataError, MissingExtraError, ShapeError
 from bilstm.metrics.calibration import apply_temperature, fit_temperature
 from bilstm.metrics.multilabel import micro_f1
-from bilstm.runtime.ngram_linear import NgramLinear
+from bilstm.runtime.ngram_linear import LinearHead, NgramLinear
 
 __all__ = ["BaselineKind", "Candidate", "LinearBaseline", "fit_linear_baseline"]
 
@@ -103,6 +103,7 @@ class LinearBaseline:
     _weights: np.ndarray = field(repr=False)  # (outputs, features), the NB ratios multiplied in
     _intercepts: np.ndarray = field(repr=False)  # (outputs,)
     _spreads: np.ndarray = field(repr=False)  # (features,) standard deviation over the training rows
+    _families: dict[Family, tuple[np.ndarray, np.ndarray]] = field(repr=False)  # the best of each: weights, intercepts
     _temperature: float = 1.0
 
     @property
@@ -143,15 +144,18 @@ class LinearBaseline:
         return _probabilities(np.concatenate(margins) + self._intercepts, self.kind, self._temperature)
 
     def to_runtime(self) -> NgramLinear:
-        """Return the same linear model free of scikit-learn and scipy; its margins are those before calibration."""
-        order = ORDERS[self.chosen.family]
-        words, keys = self._index.to_arrays(order)
-        return NgramLinear(
-            NgramIndex.from_arrays(words, keys),
-            self._weights.astype(np.float32),
-            self._intercepts.astype(np.float64),
-            self._inverse_frequency if self.chosen.family == "tf-idf" else None,
+        """Return the best model of every family, free of scikit-learn and scipy; their margins are not calibrated."""
+        most = max(ORDERS[family] for family in self._families)
+        heads = tuple(
+            LinearHead(
+                ORDERS[family],
+                weights.astype(np.float32),
+                intercepts.astype(np.float64),
+                self._inverse_frequency if family == "tf-idf" else None,
+            )
+            for family, (weights, intercepts) in self._families.items()
         )
+        return NgramLinear(NgramIndex.from_arrays(*self._index.to_arrays(most)), heads)
 
     def telling(self, count: int = 15) -> list[list[tuple[str, float]]]:
         """Return the n-grams that speak most for each class, strongest first, each with its effect.
@@ -225,7 +229,7 @@ def fit_linear_baseline(
     index, counts = _indexed(token_lists, max_order, columns.shape[1])
     dev_counts = index.transform(dev_token_lists)
     inverse_frequency = _inverse_frequency(counts, len(rows))
-    chosen, weights, intercepts, candidates = _best(
+    best, candidates = _best(
         _grid(kind, sum(matrix.nnz for matrix in counts) * columns.shape[1], notes),
         lambda family: (_features(counts, family, inverse_frequency), _features(dev_counts, family, inverse_frequency)),
         columns,
@@ -233,6 +237,7 @@ def fit_linear_baseline(
         kind,
         seed,
     )
+    _, chosen, weights, intercepts = max(best.values(), key=lambda found: found[0])
     margins = _features(dev_counts, chosen.family, inverse_frequency) @ weights.T + intercepts
     temperature = 1.0 if kind == "regression" else fit_temperature(_logits(margins, kind), dev_targets).value
     return LinearBaseline(
@@ -247,8 +252,12 @@ def fit_linear_baseline(
         _weights=weights,
         _intercepts=intercepts,
         _spreads=_spreads(_features(counts, chosen.family, inverse_frequency)),
+        _families={family: (found[2], found[3]) for family, found in best.items()},
         _temperature=temperature,
     )
+
+
+_Fitted = tuple[tuple[float, float], Candidate, np.ndarray, np.ndarray]  # rank, setting, weights, intercepts
 
 
 def _grid(kind: BaselineKind, cost: int, notes: list[str]) -> Grid:
@@ -268,9 +277,9 @@ def _best(
     dev_targets: np.ndarray,
     kind: BaselineKind,
     seed: int,
-) -> tuple[Candidate, np.ndarray, np.ndarray, list[Candidate]]:
-    """Try the grid; return the best candidate with its weights and intercepts, and all candidates."""
-    best: tuple[tuple[float, float], Candidate, np.ndarray, np.ndarray] | None = None
+) -> tuple[dict[Family, _Fitted], list[Candidate]]:
+    """Try the grid; return the best of each family, and all candidates."""
+    best: dict[Family, _Fitted] = {}
     candidates: list[Candidate] = []
     families: dict[Family, None] = {family: None for family, _ in grid}
     for family in families:
@@ -278,10 +287,9 @@ def _best(
         for weights, intercepts, candidate, loss in _tried(family, grid, train, columns, dev, dev_targets, kind, seed):
             candidates.append(candidate)
             rank = (-candidate.dev_score if kind == "regression" else candidate.dev_score, -loss)
-            if best is None or rank > best[0]:
-                best = (rank, candidate, weights, intercepts)
-    assert best is not None  # every grid has at least one setting
-    return (*best[1:], candidates)
+            if family not in best or rank > best[family][0]:
+                best[family] = (rank, candidate, weights, intercepts)
+    return best, candidates
 
 
 def _tried(

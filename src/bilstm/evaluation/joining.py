@@ -1,6 +1,6 @@
-"""How far to trust a network and how far a linear model: weights of their sum, fitted on the development part.
+"""How far to trust a network and how far linear models: weights of their sum, fitted on the development part.
 
-The joined logit is a * network + b * linear + c: stacked generalisation (Wolpert 1992, Neural Networks 5) with a
+The joined logit is a * network + b_1 * linear_1 + b_2 * linear_2 + ... + c: stacked generalisation (Wolpert 1992, Neural Networks 5) with a
 logistic top level. It also calibrates, so no temperature is needed on top. Imports numpy.
 """
 
@@ -22,30 +22,33 @@ class Joining:
 
     Parameters
     ----------
-    network, linear, shift : float
-        a, b and c; c is 0 for more than two exclusive classes, which it would not change.
+    network, shift : float
+        a and c; c is 0 for more than two exclusive classes, which it would not change.
+    linear : tuple of float
+        b of each linear model; 0 for one that would count against itself.
     loss : float
         Mean negative log likelihood on the development part, in nats.
     """
 
     network: float
-    linear: float
+    linear: tuple[float, ...]
     shift: float
     loss: float
 
     def join(self, network_logits: np.ndarray, margins: np.ndarray) -> np.ndarray:
-        """Return joined logits, float64, of the shape of both, (rows, outputs)."""
-        return self.network * network_logits.astype(np.float64) + self.linear * margins + self.shift
+        """Return joined logits (rows, outputs), float64; margins (rows, outputs, linear models)."""
+        return self.network * network_logits.astype(np.float64) + margins @ np.array(self.linear) + self.shift
 
 
 def fit_joining(network_logits: np.ndarray, margins: np.ndarray, targets: np.ndarray) -> Joining:
-    """Find the weights that make the development labels most likely.
+    """Find the weights that make the development labels most likely, none of a linear model below 0.
 
     Parameters
     ----------
-    network_logits, margins : ndarray of shape (rows, outputs)
+    network_logits : ndarray of shape (rows, outputs)
         One output: two classes, the logit of class 1. Several: one of each class or, with targets (rows, outputs), of
         each independent label.
+    margins : ndarray of shape (rows, outputs, linear models)
     targets : ndarray of shape (rows,) integer, or (rows, outputs) of 0 and 1
 
     Returns
@@ -54,16 +57,32 @@ def fit_joining(network_logits: np.ndarray, margins: np.ndarray, targets: np.nda
 
     Notes
     -----
-    The loss is convex in (a, b, c); Newton steps with halving find its minimum.
+    The loss is convex in (a, b, c); Newton steps with halving find its minimum. A linear model whose weight comes out
+    negative is left out and the others are fitted again.
     """
-    features = np.stack([network_logits, margins], axis=-1).astype(np.float64)  # (rows, outputs, 2)
+    used = list(range(margins.shape[-1]))
+    while True:
+        weights, shift, loss = _minimum(network_logits, margins[..., used], targets)
+        negative = [number for number, weight in zip(used, weights[1:], strict=True) if weight < 0]
+        if not negative:
+            break
+        used = [number for number in used if number not in negative]
+    linear = np.zeros(margins.shape[-1])
+    linear[used] = weights[1:]
+    return Joining(float(weights[0]), tuple(float(weight) for weight in linear), shift, loss)
+
+
+def _minimum(network_logits: np.ndarray, margins: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return the weights of network and linear models, the shift and the loss."""
+    features = np.concatenate([network_logits[..., None], margins], axis=-1).astype(np.float64)
+    width = features.shape[-1]
     is_exclusive = targets.ndim == 1 and network_logits.shape[1] > 1
     if is_exclusive:
         candidates, true = features, targets.astype(np.int64)
     else:  # every decision is a row of two candidates: 0, and a z + b m + c
-        flat = features.reshape(-1, 2)
-        yes = np.concatenate([flat, np.ones((len(flat), 1))], axis=1)  # (decisions, 3)
-        candidates = np.stack([np.zeros_like(yes), yes], axis=1)  # (decisions, 2, 3)
+        flat = features.reshape(-1, width)
+        yes = np.concatenate([flat, np.ones((len(flat), 1))], axis=1)  # (decisions, width + 1)
+        candidates = np.stack([np.zeros_like(yes), yes], axis=1)  # (decisions, 2, width + 1)
         true = targets.reshape(-1).astype(np.int64)
     weights = np.zeros(candidates.shape[-1])
     weights[0] = 1.0
@@ -77,7 +96,7 @@ def fit_joining(network_logits: np.ndarray, margins: np.ndarray, targets: np.nda
             break
         weights = weights - size * step
         loss, gradient, hessian = found
-    return Joining(float(weights[0]), float(weights[1]), float(weights[2]) if len(weights) > 2 else 0.0, float(loss))
+    return weights[:width], float(weights[width]) if len(weights) > width else 0.0, float(loss)
 
 
 def _loss(candidates: np.ndarray, true: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A linear model over n-grams without scikit-learn: what a joined text model adds to its network's logits.
+"""Linear models over n-grams without scikit-learn: what a joined text model adds to its network's logits.
 
 Place in the way of the data: tokens -> margins. Imports numpy and `data.ngrams`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,42 +15,65 @@ import numpy as np
 from bilstm.data.ngrams import NgramIndex
 from bilstm.errors import ModelFolderError
 
-__all__ = ["NgramLinear"]
+__all__ = ["LinearHead", "NgramLinear"]
 
 PREFIX = "linear."  # of its arrays among the weights of a model folder
 CHUNK_ROWS = 4096
 
 
-class NgramLinear:
-    """Margins of texts: weights of the n-grams that occur, summed.
+@dataclass(frozen=True)
+class LinearHead:
+    """One linear model over the n-grams of an index.
 
     Parameters
     ----------
-    index : NgramIndex
-    weights : ndarray of shape (outputs, n-grams), float32
+    order : int
+        Longest n-gram it reads.
+    weights : ndarray of shape (outputs, n-grams up to that order), float32
     intercepts : ndarray of shape (outputs,), float64
-    inverse_frequency : ndarray of shape (n-grams,), float64, or None
+    inverse_frequency : ndarray of shape (n-grams up to that order,), float64, or None
         None: an n-gram counts once however often it occurs (NB-SVM). Else TF-IDF: (1 + ln count) * inverse frequency,
         each text divided by its length.
     """
 
-    def __init__(
-        self, index: NgramIndex, weights: np.ndarray, intercepts: np.ndarray, inverse_frequency: np.ndarray | None
-    ):
+    order: int
+    weights: np.ndarray
+    intercepts: np.ndarray
+    inverse_frequency: np.ndarray | None
+
+    def margins(self, rows: np.ndarray, features: np.ndarray, counts: np.ndarray, num_rows: int) -> np.ndarray:
+        """Return margins (num_rows, outputs) of n-grams that stand `counts` times in `rows`, sorted by row."""
+        is_read = features < self.weights.shape[1]
+        rows, features, counts = rows[is_read], features[is_read], counts[is_read]
+        values = np.ones(len(rows))
+        if self.inverse_frequency is not None:
+            values = (1 + np.log(counts)) * self.inverse_frequency[features]
+            length = np.sqrt(np.bincount(rows, values * values, minlength=num_rows))
+            values /= length[rows]
+        sums = [np.bincount(rows, values * row[features], minlength=num_rows) for row in self.weights]
+        return np.stack(sums, axis=1) + self.intercepts
+
+
+class NgramLinear:
+    """Margins of texts: weights of the n-grams that occur, summed; several models over one index.
+
+    Parameters
+    ----------
+    index : NgramIndex
+    heads : tuple of LinearHead
+    """
+
+    def __init__(self, index: NgramIndex, heads: tuple[LinearHead, ...]):
         self.index = index
-        self.weights = weights
-        self.intercepts = intercepts
-        self.inverse_frequency = inverse_frequency
+        self.heads = heads
 
     def margins(self, token_lists: Sequence[Sequence[str]]) -> np.ndarray:
-        """Return margins (rows, outputs), float64; a text without known n-grams gets the intercepts."""
-        parts = [
-            self._margins(token_lists[start : start + CHUNK_ROWS]) for start in range(0, len(token_lists), CHUNK_ROWS)
-        ]
-        return np.concatenate([np.zeros((0, len(self.intercepts))), *parts])
+        """Return margins (rows, outputs, heads), float64; a text without known n-grams gets the intercepts."""
+        starts = range(0, max(len(token_lists), 1), CHUNK_ROWS)
+        return np.concatenate([self._margins(token_lists[start : start + CHUNK_ROWS]) for start in starts])
 
     def _margins(self, token_lists: Sequence[Sequence[str]]) -> np.ndarray:
-        size = self.weights.shape[1]
+        size = sum(self.index.sizes)
         keys = []
         start = 0
         for rows, features, count in self.index.occurrences(token_lists):
@@ -58,23 +82,19 @@ class NgramLinear:
             start += count
         # sorted, so that sums are taken in one order whatever stands around a text
         pairs, counts = np.unique(np.concatenate(keys), return_counts=True)
-        rows, features = np.divmod(pairs, size)
-        values = np.ones(len(pairs))
-        if self.inverse_frequency is not None:
-            values = (1 + np.log(counts)) * self.inverse_frequency[features]
-            length = np.sqrt(np.bincount(rows, values * values, minlength=len(token_lists)))
-            values /= length[rows]
-        sums = [np.bincount(rows, values * row[features], minlength=len(token_lists)) for row in self.weights]
-        return np.stack(sums, axis=1) + self.intercepts
+        rows, features = np.divmod(pairs, max(size, 1))
+        found = [head.margins(rows, features, counts, len(token_lists)) for head in self.heads]
+        return np.stack(found, axis=-1)
 
     def to_folder(self) -> tuple[dict[str, np.ndarray], str]:
         """Return the arrays, by name, and the words as the text of a JSON file."""
         words, keys = self.index.to_arrays(self.index.max_order)
         arrays = {f"{PREFIX}keys_{order}": array for order, array in enumerate(keys, start=2)}
-        arrays[f"{PREFIX}weights"] = self.weights
-        arrays[f"{PREFIX}intercepts"] = self.intercepts
-        if self.inverse_frequency is not None:
-            arrays[f"{PREFIX}inverse_frequency"] = self.inverse_frequency
+        for number, head in enumerate(self.heads):
+            arrays[f"{PREFIX}{number}.weights"] = head.weights
+            arrays[f"{PREFIX}{number}.intercepts"] = head.intercepts
+            if head.inverse_frequency is not None:
+                arrays[f"{PREFIX}{number}.inverse_frequency"] = head.inverse_frequency
         return arrays, json.dumps(words, ensure_ascii=False, indent=0)
 
     @classmethod
@@ -94,16 +114,29 @@ class NgramLinear:
             raise ModelFolderError("ngrams.json: must be a list of words.")
         given = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
         keys = [given.pop(name) for name in sorted(given) if name.startswith("keys_")]
-        frequency = given.pop("inverse_frequency", None)
-        if given.keys() != {"weights", "intercepts"}:
-            raise ModelFolderError(f"the linear model needs weights and intercepts, found {sorted(given)}.")
-        total = len(names) + sum(len(array) for array in keys)
-        expected = [("weights", given["weights"], (outputs, total)), ("intercepts", given["intercepts"], (outputs,))]
-        expected += [("inverse_frequency", frequency, (total,))] if frequency is not None else []
-        for name, array, shape in expected:
-            if array.shape != shape or not np.issubdtype(array.dtype, np.floating):
-                raise ModelFolderError(f"{PREFIX}{name} must be floats of shape {shape}, got {array.shape}.")
         for array in keys:
             if array.ndim != 1 or array.dtype != np.int64 or (np.diff(array) <= 0).any():
                 raise ModelFolderError(f"{PREFIX}keys must be ascending int64 of one axis.")
-        return cls(NgramIndex.from_arrays(names, keys), given["weights"], given["intercepts"], frequency)
+        sizes = np.cumsum([len(names), *(len(array) for array in keys)]).tolist()
+        heads = []
+        while f"{len(heads)}.weights" in given:
+            heads.append(_head_of(given, len(heads), sizes, outputs))
+        if given or not heads:
+            raise ModelFolderError(f"the linear models hold something unknown, or nothing: {sorted(given)[:3]}.")
+        return cls(NgramIndex.from_arrays(names, keys), tuple(heads))
+
+
+def _head_of(given: dict[str, np.ndarray], number: int, sizes: list[int], outputs: int) -> LinearHead:
+    """Take the arrays of one head out of `given`; `sizes[k]` n-grams have at most k + 1 words."""
+    weights = given.pop(f"{number}.weights")
+    intercepts = given.pop(f"{number}.intercepts", np.zeros(0))
+    frequency = given.pop(f"{number}.inverse_frequency", None)
+    features = weights.shape[1] if weights.ndim == 2 else -1
+    expected = [("weights", weights, (outputs, features)), ("intercepts", intercepts, (outputs,))]
+    expected += [("inverse_frequency", frequency, (features,))] if frequency is not None else []
+    for name, array, shape in expected:
+        if array.shape != shape or not np.issubdtype(array.dtype, np.floating):
+            raise ModelFolderError(f"{PREFIX}{number}.{name} must be floats of shape {shape}, got {array.shape}.")
+    if features not in sizes:
+        raise ModelFolderError(f"{PREFIX}{number}.weights fit no order of the n-grams: {features} columns.")
+    return LinearHead(sizes.index(features) + 1, weights, intercepts, frequency)

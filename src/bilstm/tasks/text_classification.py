@@ -75,9 +75,9 @@ class Config(TrainConfig):
         0.998, help="Decay of the running mean of weights that is evaluated and kept.", above=0.0, below=1.0
     )
     adversarial_norm: float | None = settings.field(
-        1.5,
+        None,
         help="Norm of the adversarial change of a text, for texts of 180 tokens (it grows with the root of the median "
-        "length); none: only the texts as they are, in half the time.",
+        "length), for example 1.5; none: only the texts as they are, in half the time.",
         above=0.0,
     )
     tokenizer: Literal["words", "characters", "byte-pairs"] = settings.field(
@@ -178,7 +178,7 @@ def for_data(config: Config, lengths: np.ndarray) -> Config:
 
 @dataclass(frozen=True)
 class JoinedLinear:
-    """A linear n-gram model whose margins are added to the network's logits."""
+    """Linear n-gram models whose margins are added to the network's logits."""
 
     linear: NgramLinear
     joining: Joining
@@ -205,10 +205,19 @@ class JoinedLinear:
             raise ModelFolderError(
                 "config.json: joined, the linear weights and ngrams.json must all be there, or none."
             )
-        if not all(isinstance(value, float | int) and not isinstance(value, bool) for value in config.values()):
+        numbers = [config["network"], config["shift"], config["loss"], *_listed(config["linear"])]
+        if not all(isinstance(value, float | int) and not isinstance(value, bool) for value in numbers):
             raise ModelFolderError("config.json: joined must hold numbers.")
         linear = NgramLinear.from_folder(arrays, files["ngrams.json"], outputs)
-        return cls(linear, Joining(**{name: float(value) for name, value in config.items()}))
+        if len(linear.heads) != len(config["linear"]):
+            raise ModelFolderError("config.json: joined must have one weight for each linear model.")
+        weights = tuple(float(weight) for weight in config["linear"])
+        joining = Joining(float(config["network"]), weights, float(config["shift"]), float(config["loss"]))
+        return cls(linear, joining)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [None]
 
 
 def words_of(texts: Texts, known: dict[str, str] | None = None) -> list[list[str]]:

@@ -227,7 +227,7 @@ def _join(
     margins = found.margins(words_of(dev_texts))
     joining = fit_joining(network_logits, margins, dev_targets)
     alone = temperature.loss_after
-    if joining.network <= 0 or joining.linear <= 0 or joining.loss > alone * (1 - MIN_JOIN_GAIN):
+    if joining.network <= 0 or not any(joining.linear) or joining.loss > alone * (1 - MIN_JOIN_GAIN):
         return network_logits, "The n-gram model was not joined: the development part gains nothing by it."
     model.joined, model.temperature = JoinedLinear(found, joining), 1.0
     note = (
