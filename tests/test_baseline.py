@@ -16,10 +16,10 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from bilstm.data.ngrams import NgramIndex
 from bilstm.errors import DataError, ShapeError
 from bilstm.evaluation import baseline as module
 from bilstm.evaluation.baseline import fit_linear_baseline
-from bilstm.data.ngrams import NgramIndex
 from bilstm.metrics import evaluate_classification
 
 texts_of_few_words = st.lists(st.lists(st.sampled_from("abcd"), max_size=8), min_size=1, max_size=8)

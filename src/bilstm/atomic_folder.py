@@ -97,7 +97,8 @@ def check_target(folder: str | Path, *, replaces: Collection[str] | None = None)
             raise OutputError(f"{target} exists and is not a folder.", "Choose another output folder.")
         held = _names(target)
         if held and replaces is None:
-            raise OutputError(f"{target} exists already.", "Choose another output folder, or add --overwrite (overwrite=True).")
+            hint = "Choose another output folder, or add --overwrite (overwrite=True)."
+            raise OutputError(f"{target} exists already.", hint)
         if foreign := sorted(set(held) - set(replaces or ())):
             raise OutputError(
                 f"{target} holds files that are not of this model ({foreign[0]!r}, {len(foreign)} in all); it is kept.",

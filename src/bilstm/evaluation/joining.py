@@ -1,7 +1,7 @@
 """How far to trust a network and how far linear models: weights of their sum, fitted on the development part.
 
-The joined logit is a * network + b_1 * linear_1 + b_2 * linear_2 + ... + c: stacked generalisation (Wolpert 1992, Neural Networks 5) with a
-logistic top level. It also calibrates, so no temperature is needed on top. Imports numpy.
+The joined logit is a * network + b_1 * linear_1 + b_2 * linear_2 + ... + c: stacked generalisation (Wolpert 1992,
+Neural Networks 5) with a logistic top level. It also calibrates, so no temperature is needed on top. Imports numpy.
 """
 
 from __future__ import annotations
