@@ -54,13 +54,22 @@ def engine_is_chosen(backend: str, precision: str) -> bool:
     return backend == "engine" or precision == "bfloat16" or engine.choose_kernel("auto", precision) != "portable"
 
 
-def resolve_precision(backend: str, precision: str) -> str:
-    """Turn "auto" into "bfloat16" where the engine may run and this machine has AMX, else into "float32"."""
-    if precision != "auto":
-        return precision
-    if backend not in ("auto", "engine") or not engine.status().available:
+def resolve_precision(backend: str, precision: str) -> Literal["float32", "bfloat16"]:
+    """Turn "auto" into "bfloat16" where the engine may run and this machine has AMX, else into "float32".
+
+    Raises
+    ------
+    UsageError
+        If the precision is unknown.
+    """
+    if precision == "auto":
+        may_run = backend in ("auto", "engine") and engine.status().available
+        return "bfloat16" if may_run and engine.choose_precision("auto") == "bfloat16" else "float32"
+    if precision == "float32":
         return "float32"
-    return engine.choose_precision("auto")
+    if precision == "bfloat16":
+        return "bfloat16"
+    raise UsageError(f"precision {precision!r} is unknown; allowed are auto, float32, bfloat16.")
 
 
 class EngineRecurrent:

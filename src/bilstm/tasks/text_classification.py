@@ -274,7 +274,7 @@ class TextModel:
         """
         outputs = np.zeros((len(ids), output_count(self.labels)), dtype=np.float32)
         for rows in ordered_batches(ids.lengths, max_rows=BATCH_ROWS, max_steps=BATCH_STEPS):
-            outputs[rows] = self.model.run(ids.select(rows))
+            outputs[rows] = np.asarray(self.model.run(ids.select(rows)))
         return outputs
 
     def decode(self, logits: np.ndarray) -> np.ndarray:

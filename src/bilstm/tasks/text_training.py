@@ -251,7 +251,9 @@ class _Part:
 
 
 def _take(texts: Texts, rows: np.ndarray) -> Texts:
-    return texts.select(rows) if isinstance(texts, Ragged) else [texts[row] for row in rows]
+    if isinstance(texts, Ragged):
+        return texts.select(rows)
+    return [texts[int(row)] for row in rows]
 
 
 def development_part(
@@ -373,7 +375,7 @@ def _train_layers(
                 train_part.ids, vocabulary_size, config.embedding_size, epochs=config.vector_epochs, seed=config.seed
             )
         with torch.no_grad():
-            net.layers[_embedding_index(layers)].weight.copy_(torch.from_numpy(vectors))
+            net.get_parameter(f"layers.{_embedding_index(layers)}.weight").copy_(torch.from_numpy(vectors))
     objective = _Objective(net, train_part, labels, config)
     with clock.phase("training"):
         result = train(

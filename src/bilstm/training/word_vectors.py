@@ -94,7 +94,8 @@ def train_word_vectors(
     )
     model.build_vocab_from_freq({str(token): int(counts[token]) for token in known}, corpus_count=len(ids))
     model.train(_Sentences(ids, vocabulary_size), total_examples=len(ids), epochs=epochs)
-    vectors[known] = model.wv.vectors[[model.wv.key_to_index[str(token)] for token in known]]
+    places: dict[str, int] = model.wv.key_to_index  # type: ignore[assignment]  # gensim declares None
+    vectors[known] = model.wv.vectors[[places[str(token)] for token in known]]
     return vectors * np.float32(scale / max(float(vectors[known].std()), 1e-12))
 
 
