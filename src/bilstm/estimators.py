@@ -71,7 +71,7 @@ class _TextEstimator(BaseEstimator):
         clip_norm: float | None = 1.0,
         patience: int | None = 3,
         average_decay: float | None = 0.998,
-        adversarial_norm: float | None = 1.5,
+        adversarial_norm: float | None = None,
         class_weights: Literal["none", "balanced"] = "none",
         label_smoothing: float = 0.0,
         threads: int | None = None,

@@ -75,9 +75,9 @@ class Config(TrainConfig):
         0.998, help="Decay of the running mean of weights that is evaluated and kept.", above=0.0, below=1.0
     )
     adversarial_norm: float | None = settings.field(
-        1.5,
+        None,
         help="Norm of the adversarial change of a text, for texts of 180 tokens (it grows with the root of the median "
-        "length); none: only the texts as they are, in half the time.",
+        "length), for example 1.5, with more epochs; none: only the texts as they are, several times faster.",
         above=0.0,
     )
     tokenizer: Literal["words", "characters", "byte-pairs"] = settings.field(
