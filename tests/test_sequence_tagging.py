@@ -36,6 +36,8 @@ SMALL = {
     "learning_rate": 0.02,
     "batch_size": 16,
     "average_decay": 0.9,
+    "adversarial_norm": None,
+    "vectors": "random",
     "embedding_dropout": 0.1,
     "dropout": 0.1,
 }

@@ -76,7 +76,7 @@ class Config(TrainConfig):
         below=1.0,
     )
     adversarial_norm: float | None = settings.field(
-        None, help="Norm of the adversarial change of a sentence's word features; none: no such change.", above=0.0
+        1.0, help="Norm of the adversarial change of a sentence's word features; none: no such change.", above=0.0
     )
     head: Literal["crf", "softmax"] = settings.field(
         "crf", help="Score whole tag sequences (crf), or each step by itself (softmax)."
@@ -110,7 +110,7 @@ class Config(TrainConfig):
     trait_size: int | None = settings.field(
         16, help="Features of each trait of a word (casing, shape, prefixes, suffixes); none: no traits.", minimum=1
     )
-    hidden_size: int = settings.field(128, help="Units of a recurrent layer, per direction.", minimum=1, maximum=65_536)
+    hidden_size: int = settings.field(192, help="Units of a recurrent layer, per direction.", minimum=1, maximum=65_536)
     num_layers: int = settings.field(1, help="Recurrent layers on top of each other.", minimum=1, maximum=64)
     cell: Literal["lstm", "gru", "rnn"] = settings.field("lstm", help="Recurrent cell.")
     word_dropout: float = settings.field(0.1, help="Share of words made unknown in training.", minimum=0.0, below=1.0)

@@ -382,7 +382,13 @@ def _put_word_vectors(
         np.concatenate([own.offsets, own.offsets[-1] + further.offsets[1:]]),
     )
     vectors = train_word_vectors(
-        ids, len(encoder.words), config.word_size, window=3, epochs=config.vector_epochs, seed=config.seed
+        ids,
+        len(encoder.words),
+        config.word_size,
+        window=3,
+        epochs=config.vector_epochs,
+        scale=config.word_size**-0.5,  # the spread that random vectors have, see `_scale_embeddings`
+        seed=config.seed,
     )
     table = net.features.words.layers[-1].weight
     seen = torch.from_numpy(np.abs(vectors).sum(axis=1) > 0)
