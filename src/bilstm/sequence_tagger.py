@@ -16,7 +16,8 @@ import numpy as np
 from bilstm.config import from_mapping
 from bilstm.data.tagged_files import sentences_of
 from bilstm.errors import MissingExtraError, UsageError
-from bilstm.tasks.sequence_tagging import Config, FoundSpan, Sentence, TaggerModel
+from bilstm.tasks.sequence_tagging import Config, TaggerModel
+from bilstm.tasks.tagged_rows import FoundSpan, Sentence
 from bilstm.tasks.tagging_scores import main_score
 
 try:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bilstm.data.ragged import Ragged
 from bilstm.data.word_encoder import WordBatch
 from bilstm.description import Layer
+from bilstm.layers.engine_op import Precision
 from bilstm.layers.model import build_model
 from bilstm.layers.randomness import Randomness
 
@@ -50,7 +51,7 @@ class WordFeatures(nn.Module):
         randomness: Randomness,
         *,
         backend: str = "auto",
-        precision: str = "float32",
+        precision: Precision = "float32",
         threads: int | None = None,
     ):
         super().__init__()

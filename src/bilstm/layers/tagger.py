@@ -17,6 +17,7 @@ from bilstm.data.word_encoder import WordBatch
 from bilstm.description import Linear
 from bilstm.layers.characters import WordFeatures
 from bilstm.layers.crf import Crf
+from bilstm.layers.engine_op import Precision
 from bilstm.layers.model import build_model
 from bilstm.layers.randomness import Randomness
 from bilstm.runtime.tagger import TaggerLayers
@@ -59,7 +60,7 @@ class Tagger(nn.Module):
         auxiliary: Mapping[str, int] | None = None,
         *,
         backend: str = "auto",
-        precision: str = "float32",
+        precision: Precision = "float32",
         threads: int | None = None,
     ):
         super().__init__()

@@ -20,10 +20,9 @@ from bilstm import description
 from bilstm.config import TrainConfig, to_mapping
 from bilstm.data.batching import ordered_batches
 from bilstm.data.ragged import Ragged
-from bilstm.data.tagged_sentences import TaggedSentences, joined_text
+from bilstm.data.tagged_sentences import TaggedSentences
 from bilstm.data.tags import Scheme, allowed_tags, convert_tags, tags_to_spans
 from bilstm.data.word_encoder import TRAITS, EncodedWords, WordEncoder
-from bilstm.data.word_spans import token_spans
 from bilstm.description import Layer
 from bilstm.errors import ModelFolderError, UsageError
 from bilstm.metrics import apply_temperature
@@ -31,13 +30,13 @@ from bilstm.model_folder import save_model
 from bilstm.runtime.crf import build_lattice, decode, n_best
 from bilstm.runtime.tagger import Tagger, TaggerLayers
 from bilstm.strict_json import read_strict_json, write_json
+from bilstm.tasks.tagged_rows import FoundSpan, Sentence, TaggedRow, prepared_sentences
 from bilstm.tasks.tagging_scores import KnownWords, score_tagging
 
 __all__ = ["TASK", "Config", "FoundSpan", "TaggedRow", "TaggerModel", "describe_tagger", "for_data"]
 
 TASK = "sequence-tagging"
 BATCH_ROWS, BATCH_STEPS = 256, 16_384  # of prediction
-Sentence = Sequence[str] | str  # tokens, or running text
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------
@@ -205,44 +204,6 @@ def _describe_characters(config: Config, count: int) -> tuple[Layer, ...]:
 # ---- the model as it runs ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FoundSpan:
-    """A span that a model found: place in the text in characters, end excluded, type, probability, and its words."""
-
-    start: int
-    end: int
-    label: str
-    score: float
-    text: str
-
-
-@dataclass(frozen=True)
-class TaggedRow:
-    """What a model says about one sentence.
-
-    Parameters
-    ----------
-    tokens, tags : list of str
-        Tags in the scheme of the training files.
-    offsets : list of (int, int)
-        Place of each token in `text`.
-    text : str
-    spans : list of FoundSpan
-        Empty if the tags write no spans.
-    intent : str or None
-    intent_score : float or None
-        Probability of the intent.
-    """
-
-    tokens: list[str]
-    tags: list[str]
-    offsets: list[tuple[int, int]]
-    text: str
-    spans: list[FoundSpan]
-    intent: str | None = None
-    intent_score: float | None = None
-
-
 @dataclass
 class TaggerModel:
     """A trained tagger without torch: what predicts, evaluates and is saved.
@@ -317,7 +278,7 @@ class TaggerModel:
         list of list of str
             One tag a token, in the scheme of the training files.
         """
-        tokens = [row[0] for row in _prepared(sentences)]
+        tokens = [row[0] for row in prepared_sentences(sentences)]
         return self.tags_of(self.scores(self.encode(tokens))[0])
 
     def predict_intents(self, sentences: Sequence[Sentence]) -> list[str]:
@@ -330,7 +291,7 @@ class TaggerModel:
         """
         if not self.intents:
             raise UsageError("This model was trained without intents.")
-        logits = self.scores(self.encode([row[0] for row in _prepared(sentences)]))[1]
+        logits = self.scores(self.encode([row[0] for row in prepared_sentences(sentences)]))[1]
         assert logits is not None
         return [self.intents[number] for number in logits.argmax(axis=1)]
 
@@ -346,7 +307,7 @@ class TaggerModel:
 
     def annotate(self, sentences: Sequence[Sentence]) -> list[TaggedRow]:
         """Say everything about each sentence: tokens with places, tags, spans with probabilities, intent."""
-        prepared = _prepared(sentences)
+        prepared = prepared_sentences(sentences)
         emissions, logits = self.scores(self.encode([tokens for tokens, _, _ in prepared]))
         intents = self.intent_probabilities(logits) if logits is not None else None
         rows = []
@@ -377,7 +338,7 @@ class TaggerModel:
 
     def predict_n_best(self, sentences: Sequence[Sentence], n: int) -> list[list[tuple[list[str], float]]]:
         """Return the `n` most probable tag sequences of each sentence with their probabilities."""
-        emissions, _ = self.scores(self.encode([row[0] for row in _prepared(sentences)]))
+        emissions, _ = self.scores(self.encode([row[0] for row in prepared_sentences(sentences)]))
         partition = build_lattice(emissions, self.tagger.crf).log_partition
         return [
             [
@@ -472,7 +433,7 @@ class TaggerModel:
             if name not in files:
                 raise ModelFolderError(f"the model folder has no {name}.")
         tags, intents = _texts(config, "tags"), _texts(config, "intents")
-        schemes = [config.get(name) for name in ("inner_scheme", "scheme")]
+        schemes: list[Any] = [config.get(name) for name in ("inner_scheme", "scheme")]
         if not tags or any(scheme not in get_args(Scheme) for scheme in schemes):
             raise ModelFolderError("config.json: tags and their schemes are missing or unknown.")
         lowercase, temperature = config.get("lowercase"), config.get("intent_temperature")
@@ -486,7 +447,7 @@ class TaggerModel:
                 raise ModelFolderError(f"config.json: the layers give {outputs} scores for {wanted} {part}.")
         encoder = WordEncoder.from_json(files["vocabulary.json"].decode("utf-8"))
         known = KnownWords.from_mapping(read_strict_json(files["known_words.json"], "known_words.json"))
-        allowed = allowed_tags(tags, schemes[0])  # type: ignore[arg-type]
+        allowed = allowed_tags(tags, schemes[0])
         tagger = Tagger(layers, weights, allowed, backend=backend, precision=precision, threads=threads)
         return cls(
             encoder,
@@ -507,18 +468,3 @@ def _texts(config: dict[str, Any], name: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ModelFolderError(f"config.json: {name} must be a list of texts.")
     return tuple(values)
-
-
-def _prepared(sentences: Sequence[Sentence]) -> list[tuple[list[str], str, list[tuple[int, int]]]]:
-    """Tokens, text and places of each sentence."""
-    if isinstance(sentences, str):
-        raise UsageError("Expected a list of sentences, got one text.", "Put it in a list: [text].")
-    rows = []
-    for sentence in sentences:
-        if isinstance(sentence, str):
-            offsets = token_spans(sentence)
-            rows.append(([sentence[begin:end] for begin, end in offsets], sentence, offsets))
-        else:
-            tokens = list(sentence)
-            rows.append((tokens, *joined_text(tokens)))
-    return rows

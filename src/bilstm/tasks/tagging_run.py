@@ -283,9 +283,11 @@ def _report_data(
     seconds: float,
 ) -> ReportData:
     model = outcome.model
-    files = [InputFile(source.path, "training", source.rows, source.sha256) for source in sentences.sources]
+    files = [InputFile(source.path, "training", source.rows, source.sha256 or "") for source in sentences.sources]
     if job.valid is not None:
-        files += [InputFile(source.path, "development", source.rows, source.sha256) for source in outcome.dev.sources]
+        files += [
+            InputFile(source.path, "development", source.rows, source.sha256 or "") for source in outcome.dev.sources
+        ]
     parts = [("training part", outcome.train), ("development part", outcome.dev)]
     parts += [("test part", scored)] if is_final else []
     part = "test" if is_final else "dev"
