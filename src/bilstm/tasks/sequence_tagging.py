@@ -122,7 +122,7 @@ class Config(TrainConfig):
     )
 
 
-TRAINING_STEPS = 4_000  # batches after which the recipe has learned what it will
+TRAINING_STEPS = 2_000  # batches after which the recipe has learned what it will
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 60
 
 
