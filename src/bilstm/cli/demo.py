@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,11 @@ from bilstm.data.sample import write_sample
 from bilstm.tasks import load
 from bilstm.tasks.labelled_files import read_for_model
 from bilstm.tasks.presets import resolve_settings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bilstm.tasks.text_classification import TextModel
 
 __all__ = ["command"]
 
@@ -31,11 +36,8 @@ SETTINGS = {
     "min_count": 1,
     "patience": 4,
 }
-TRIALS = (
-    "I expected to hate it, but the acting was brilliant.",
-    "I expected to love it, but the acting was dreadful.",
-    "It is not true that the story was dull.",
-)
+# The test reviews shown are the shortest with one of these: in each the first words mislead.
+CUES = ("expected to", "not only", "true that", "but")
 
 
 def command(
@@ -76,7 +78,7 @@ def command(
         summary = {**result.summary, "test": {"accuracy": scores["accuracy"], "rows": scores["rows"]}}
         print_json({"folder": str(result.folder), "data": "generated", **summary})
         return
-    _print_trials(model, scores)
+    _print_trials(model, scores, list(texts), targets)
     print_outcome(result)
     note(f'next:   bilstm predict {shlex.quote(output)} "a text"   |   bilstm train your.csv -o model')
 
@@ -85,10 +87,14 @@ def _typed(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _print_trials(model: object, scores: dict[str, object]) -> None:
-    print_line(f"On {scores['rows']:,} further generated reviews: accuracy {scores['accuracy']:.4f}. Three more:")
-    probabilities = model.predict_proba(list(TRIALS))  # type: ignore[attr-defined]
-    labels = model.labels_of(probabilities)  # type: ignore[attr-defined]
-    for text, label, row in zip(TRIALS, labels, probabilities, strict=True):
-        print_line(f"  {label:<9} {row.max():.3f}  {text}")
+def _print_trials(model: TextModel, scores: dict[str, Any], texts: list[str], targets: np.ndarray) -> None:
+    print_line(f"On {scores['rows']:,} further generated reviews: accuracy {scores['accuracy']:.4f}. Some of them:")
+    rows = []
+    for cue in CUES:
+        found = [row for row, text in enumerate(texts) if cue in text and row not in rows]
+        rows += sorted(found, key=lambda row: len(texts[row]))[:1]
+    probabilities = model.predict_proba([texts[row] for row in rows])
+    for row, label, probability in zip(rows, model.labels_of(probabilities), probabilities.max(axis=1), strict=True):
+        verdict = "right" if label == model.classes_[targets[row]] else "WRONG"
+        print_line(f"  {label:<9} {probability:.3f}  {verdict}  {texts[row]}")
     print_line()
