@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bilstm.errors import ModelFolderError, UsageError
-from bilstm.model_folder import load_model
+from bilstm.model_folder import ModelFolder, load_model
 
-__all__ = ["TASKS", "Task", "load", "task_named"]
+__all__ = ["TASKS", "Task", "load", "model_of", "task_named"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,14 @@ def load(
         If the backend or precision that is asked for cannot run; the message says why.
     """
     stored = load_model(folder, verify=verify)
+    return model_of(stored, backend=backend, precision=precision, threads=threads)
+
+
+def model_of(
+    stored: ModelFolder, *, backend: str = "auto", precision: str = "float32", threads: int | None = None
+) -> Any:
+    """Make the model of a folder that is read already; parameters, result and errors as `load`."""
+    folder = stored.path
     task = stored.config.get("task")
     if not isinstance(task, str) or task not in TASKS:
         raise ModelFolderError(
