@@ -1,0 +1,4 @@
+"""Why a model gave its answer: attributions of words and phrases, and how true they are.
+
+`explain(model, texts, method="auto", target=None)` takes what `bilstm.load(folder)` returns and needs no torch.
+"""
