@@ -1,14 +1,17 @@
 """Accuracy and speed of the tagger on public data; every choice on the official development part, test scored once.
 
-    python benchmarks/tagging.py ewt    --data DIR --seed 0     # parts of speech; one line a seed in the result file
-    python benchmarks/tagging.py snips  --data DIR --seed 0     # slots and intents
-    python benchmarks/tagging.py wnut17 --data DIR --seed 0     # entities
-    python benchmarks/tagging.py crfsuite --data DIR            # WNUT-17 with hand features, tuned on its own dev part
-    python benchmarks/tagging.py speed  --data DIR              # training, against plain torch with a loop CRF
-    python benchmarks/tagging.py table                          # mean and deviation over seeds
+    python benchmarks/tagging.py ewt    --data DATA --seed 0     # parts of speech; one line a seed in the result file
+    python benchmarks/tagging.py snips  --data DATA --seed 0     # slots and intents
+    python benchmarks/tagging.py wnut17 --data DATA --seed 0     # entities
+    python benchmarks/tagging.py crfsuite --data DATA            # WNUT-17, hand features, tuned on the same dev part
+    python benchmarks/tagging.py speed  --data DATA              # training, against plain torch with a loop CRF
+    python benchmarks/tagging.py table                           # mean and deviation over seeds
 
-DIR holds ewt/*.conllu, snips/{train,valid,test}/ and wnut17/. Results go to benchmarks/results/tagging.jsonl, one JSON
-object a line, so that seeds can be run at different times.
+DATA holds ewt/*.conllu, snips/{train,valid,test}/ and wnut17/. Results go to benchmarks/results/tagging.jsonl, one JSON
+object a line, so that seeds can be run at different times, and the table to benchmarks/results/tagging.md.
+
+While a recipe is being chosen, `--dev-only --room ROOM` keeps the model in ROOM and leaves the test part alone; once
+all is chosen, `python benchmarks/tagging.py score --data DATA --room ROOM` scores the kept models, each once.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+import bilstm
 from bilstm.config import from_mapping, to_mapping
 from bilstm.data.tagged_files import read_tagged
 from bilstm.data.tagged_sentences import TaggedSentences
@@ -31,7 +35,7 @@ from bilstm.data.tags import tags_to_spans
 from bilstm.metrics.spans import known_spans, score_spans, unseen_span_scores
 from bilstm.tasks.sequence_tagging import Config
 from bilstm.tasks.tagging_training import fit_tagger
-from engine_machine import describe_machine
+from text_runs import append_line, describe, read_lines, shown, write_table
 
 SETS = {
     "ewt": ("ewt/en_ewt-ud-train.conllu", "ewt/en_ewt-ud-dev.conllu", "ewt/en_ewt-ud-test.conllu"),
@@ -40,6 +44,7 @@ SETS = {
 }
 RESULTS = Path(__file__).parent / "results" / "tagging.jsonl"
 SHOWN = ("token_accuracy", "f1", "precision", "recall", "sentence_accuracy")
+CRFSUITE = "wnut17 with python-crfsuite and hand features"
 CRFSUITE_GRID = [(0.1, 0.1), (0.0, 1.0), (0.0, 0.1), (0.05, 0.01), (0.3, 0.0)]
 
 
@@ -48,9 +53,7 @@ def read_parts(data: Path, name: str) -> list[TaggedSentences]:
 
 
 def append(row: dict[str, Any]) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    with open(RESULTS, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+    append_line(RESULTS, row)
     shown = {key: value for key, value in row.items() if key not in ("machine", "settings")}
     sys.stdout.write(json.dumps(shown, indent=1) + "\n")
 
@@ -68,40 +71,54 @@ def shown_scores(scores: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def accuracy(name: str, data: Path, seed: int, settings: dict[str, Any]) -> None:
-    """Train with one seed; score development and test part."""
-    train, dev, test = read_parts(data, name)
+def accuracy(name: str, data: Path, seed: int, settings: dict[str, Any], room: Path | None) -> None:
+    """Train with one seed; score the development part, then the test part unless the model is kept for later."""
+    train, dev = (read_tagged(data / path) for path in SETS[name][:2])
     config = from_mapping(Config, {"seed": seed, **settings}, "--set")
 
     def tell(event: Any) -> None:
         if type(event).__name__ == "EpochDone":
             sys.stderr.write(f"epoch {event.row.epoch}: dev {event.row.dev_score:.4f}, {event.row.seconds:.0f} s\n")
 
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     outcome = fit_tagger(train, config, valid=dev, progress=tell)
-    seconds = time.perf_counter() - started
-    append(
-        {
-            "what": name,
-            "seed": seed,
-            "dev": shown_scores(outcome.dev_metrics),
-            "test": shown_scores(outcome.model.evaluate(test)),
-            "best_epoch": outcome.result.best_epoch,
-            "seconds": round(seconds, 1),
-            "tokens_per_second": round(
-                sum(map(len, train.tokens)) * len(outcome.result.history) / outcome.seconds["training"]
-            ),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "settings": to_mapping(config),
-            "machine": describe_machine(),
-        }
-    )
+    row = {
+        "what": name,
+        "seed": seed,
+        "dev": shown_scores(outcome.dev_metrics),
+        "dev_baseline": shown_scores(outcome.baseline_metrics),
+        "best_epoch": outcome.result.best_epoch,
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - used, 1),
+        "tokens_per_second": round(
+            sum(map(len, train.tokens)) * len(outcome.result.history) / outcome.seconds["training"]
+        ),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "given_settings": settings,
+        "settings": to_mapping(outcome.config),
+        **describe(None),
+    }
+    if room is not None:
+        outcome.model.save(room / f"{name}-{seed}", settings=outcome.config, overwrite=True)
+        (room / f"{name}-{seed}.json").write_text(json.dumps(row), encoding="utf-8")
+        sys.stdout.write(json.dumps({key: row[key] for key in ("what", "seed", "dev", "cpu_seconds")}) + "\n")
+        return
+    append({**row, "test": shown_scores(outcome.model.evaluate(read_tagged(data / SETS[name][2])))})
+
+
+def score(data: Path, room: Path) -> None:
+    """Score the test part with each kept model, once; its line then stands among the results."""
+    for path in sorted(room.glob("*-*.json")):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        model = bilstm.load(path.with_suffix(""))
+        append({**row, "test": shown_scores(model.evaluate(read_tagged(data / SETS[row["what"]][2])))})
+        path.rename(path.with_suffix(".scored"))
 
 
 def crfsuite(data: Path) -> None:
     """Train python-crfsuite with each setting of the grid; the best on the development part is scored on test."""
     train, dev, test = read_parts(data, "wnut17")
-    row: dict[str, Any] = {"what": "wnut17 with python-crfsuite and hand features", "machine": describe_machine()}
+    row: dict[str, Any] = {"what": CRFSUITE, **describe(None)}
     try:
         import pycrfsuite  # type: ignore[import-not-found]  # noqa: F401
 
@@ -186,6 +203,7 @@ def speed(data: Path, rounds: int, threads: int) -> None:
     append(
         {
             "what": "speed",
+            **describe(None),
             "threads": threads,
             "tokens": tokens,
             "largest_relative_difference_of_losses": worst,
@@ -197,33 +215,59 @@ def speed(data: Path, rounds: int, threads: int) -> None:
                 }
                 for name, found in times.items()
             },
-            "machine": describe_machine(),
         }
     )
 
 
 def table() -> None:
-    """Print mean and deviation over seeds, as Markdown."""
-    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    for what in dict.fromkeys(row["what"] for row in rows):
-        chosen = [row for row in rows if row["what"] == what and "test" in row]
-        if not chosen:
-            continue
-        sys.stdout.write(f"\n{what}, {len(chosen)} seeds\n\n| score | dev | test |\n|---|---|---|\n")
+    """Print and write mean, deviation and every value."""
+    rows = read_lines(RESULTS, ("what", "seed", "given_settings", "threads"))
+    scored = [row for row in rows if "test" in row]
+    paragraphs = [
+        "Mean ± standard deviation over seeds, then every value, in percent. Official splits, no external vectors,"
+        " default settings; every choice was made on the development part, the test part was scored once a seed."
+    ]
+    for what in sorted({row["what"] for row in scored}, key=[*SETS, CRFSUITE].index):
+        chosen = sorted((row for row in scored if row["what"] == what), key=lambda row: row["seed"])
+        lines = [f"## {what}", "", "| score | dev | test |", "|---|---|---|"]
         for key in chosen[0]["test"]:
-            cells = []
-            for part in ("dev", "test"):
-                values = [100 * row[part][key] for row in chosen]
-                spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-                cells.append(f"{statistics.mean(values):.2f}{spread}")
-            sys.stdout.write(f"| {key.replace('_', ' ')} | {cells[0]} | {cells[1]} |\n")
+            cells = [shown([row[part][key] for row in chosen]) for part in ("dev", "test")]
+            lines.append(f"| {key.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
+        if "cpu_seconds" in chosen[0]:
+            minutes = ", ".join(f"{row['cpu_seconds'] / 60:.1f}" for row in chosen)
+            memory = max(row["peak_memory_bytes"] for row in chosen) / 2**30
+            lines += ["", f"CPU minutes of training, each seed: {minutes}. Peak memory: {memory:.2f} GiB."]
+        paragraphs.append("\n".join(lines))
+    paragraphs += [_speed_table(row) for row in rows if row["what"] == "speed"]
+    machines = sorted({f"{row['machine']['cpu']}, {row['machine']['cores']} cores" for row in rows})
+    commits = ", ".join(sorted({row["commit"][:10] for row in rows}))
+    commands = "\n".join(f"    {command}" for command in sorted({row["command"] for row in rows}))
+    paragraphs.append(f"Machine: {'; '.join(machines)}. Commits: {commits}. Made by:\n\n{commands}")
+    write_table(RESULTS.with_suffix(".md"), "Tagging", paragraphs)
+
+
+def _speed_table(row: dict[str, Any]) -> str:
+    lines = [
+        f"## Speed of training, {row['threads']} thread",
+        "",
+        f"Whole steps (loss, gradients, Adam) of the same model on {row['tokens']:,} tokens of EWT, in turn; losses"
+        f" agree to {row['largest_relative_difference_of_losses']:.0e}. Tokens per second.",
+        "",
+        "| model | median | least | most |",
+        "|---|---|---|---|",
+    ]
+    for name, found in row["tokens_per_second"].items():
+        lines.append(f"| {name} | {found['median']:,} | {found['least']:,} | {found['most']:,} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*SETS, "crfsuite", "speed", "table"])
+    parser.add_argument("what", choices=[*SETS, "crfsuite", "speed", "score", "table"])
     parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dev-only", action="store_true", help="leave the test part alone, keep the model in --room")
+    parser.add_argument("--room", type=Path, help="folder for kept models")
     parser.add_argument("--rounds", type=int, default=5, help="of the speed comparison")
     parser.add_argument("--threads", type=int, default=1, help="of the speed comparison")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="settings other than the defaults")
@@ -233,13 +277,17 @@ def main() -> None:
         return
     if given.data is None:
         parser.error("--data is needed")
+    if (given.dev_only or given.what == "score") != (given.room is not None):
+        parser.error("--room goes with --dev-only and with score")
     if given.what == "crfsuite":
         crfsuite(given.data)
     elif given.what == "speed":
         speed(given.data, given.rounds, given.threads)
+    elif given.what == "score":
+        score(given.data, given.room)
     else:
-        settings = dict(entry.split("=", 1) for entry in given.set)
-        accuracy(given.what, given.data, given.seed, {name: json.loads(value) for name, value in settings.items()})
+        settings = {name: json.loads(value) for name, value in (entry.split("=", 1) for entry in given.set)}
+        accuracy(given.what, given.data, given.seed, settings, given.room)
 
 
 if __name__ == "__main__":
