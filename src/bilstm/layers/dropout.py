@@ -64,5 +64,5 @@ class Dropout(nn.Module):
             return batch.with_values(dropped), final
         masks = self.randomness.mask((len(batch), *values.shape[1:]), rate, values)
         lengths = torch.as_tensor(batch.lengths, device=values.device)
-        dropped = values * masks.repeat_interleave(lengths, dim=0)
+        dropped = values * masks.repeat_interleave(lengths, dim=0, output_size=len(values))
         return batch.with_values(dropped), None if final is None else final * masks

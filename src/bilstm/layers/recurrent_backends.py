@@ -6,8 +6,9 @@ Every function here takes the same arguments and gives the same results up to ro
     Steps of `cells.py` in a loop; obvious, slow, any dtype.
 `run_torch`
     Torch's fused kernels, one call per direction and length group. The backward direction is the same kernel over
-    sequences read from their own last step back; packed sequences, 100 times slower on a CPU, are never used. With a
-    mask on the recurrent state, which torch's kernels do not know, it is the loop of `run_reference`.
+    sequences read from their own last step back; packed sequences, 100 times slower on a CPU, are used on a GPU alone
+    (`packed.py`). With a mask on the recurrent state, which torch's kernels do not know, it is the loop of
+    `run_reference`.
 `run_engine`
     The native engine.
 
@@ -28,6 +29,7 @@ from bilstm import description
 from bilstm.errors import UsageError
 from bilstm.layers import cells
 from bilstm.layers.engine_op import Precision, engine_can_run, has_fast_kernel, run_recurrent
+from bilstm.layers.packed import run_packed_layer
 from bilstm.layers.padding import PaddedGroup, live_order, padded_groups
 
 __all__ = ["BACKENDS", "Backend", "CellWeights", "LayerCall", "LayerResult", "choose_backend"]
@@ -156,6 +158,8 @@ def run_torch(call: LayerCall) -> LayerResult:
     """Run the layer with torch's fused kernels, padded to the longest sequence of each length group."""
     if call.masks is not None:
         return run_reference(call)
+    if call.values.is_cuda:
+        return LayerResult(*run_packed_layer(call))
     outputs, h_n, c_n = [], [], []
     for direction in range(len(call.weights)):
         direction_outputs, h, c = _run_fused_groups(call, direction)
@@ -310,7 +314,7 @@ def choose_backend(
 
 def plan_groups(chosen: str, offsets: np.ndarray, values: Tensor, masked: bool) -> tuple[PaddedGroup, ...]:
     """Plan the padded groups if the chosen backend will need them."""
-    if chosen != "torch" or masked:
+    if chosen != "torch" or masked or values.is_cuda:
         return ()
     return tuple(padded_groups(offsets, values.device))
 
