@@ -37,7 +37,10 @@ class Joining:
 
     def join(self, network_logits: np.ndarray, margins: np.ndarray) -> np.ndarray:
         """Return joined logits (rows, outputs), float64; margins (rows, outputs, linear models)."""
-        return self.network * network_logits.astype(np.float64) + margins @ np.array(self.linear) + self.shift
+        joined = self.network * network_logits.astype(np.float64)
+        for number, weight in enumerate(self.linear):  # one by one: a matrix product rounds rows by their place
+            joined += weight * margins[..., number]
+        return joined + self.shift
 
 
 def fit_joining(network_logits: np.ndarray, margins: np.ndarray, targets: np.ndarray) -> Joining:

@@ -1,6 +1,7 @@
 """Recurrent layers with numpy alone: for machines where the native engine is not there.
 
-A loop walks time-major over the sequences that still have steps, longest first, so there is no padding. Imports numpy,
+A loop walks time-major over the sequences that still have steps, longest first, so there is no padding. Products go
+through `steps.map_rows`, so that a sequence gets the same bits whatever stands beside it. Imports numpy,
 `data.ragged`, `description`.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from bilstm import description
 from bilstm.data.ragged import Ragged
-from bilstm.runtime.steps import sigmoid
+from bilstm.runtime.steps import map_rows, sigmoid
 
 __all__ = ["RecurrentResult", "merge_directions", "run_recurrent"]
 
@@ -74,7 +75,7 @@ def merge_directions(directions: list[np.ndarray], mode: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _DirectionWeights:
-    """Weights of one direction, the recurrent ones transposed for `state @ w_hh`."""
+    """Weights of one direction, rows by gate."""
 
     w_ih: np.ndarray
     w_hh: np.ndarray
@@ -85,8 +86,8 @@ class _DirectionWeights:
 
 def _weights(weights: Mapping[str, np.ndarray], suffix: str) -> _DirectionWeights:
     return _DirectionWeights(
-        weights[f"weight_ih_{suffix}"].T,
-        np.ascontiguousarray(weights[f"weight_hh_{suffix}"].T),
+        weights[f"weight_ih_{suffix}"],
+        weights[f"weight_hh_{suffix}"],
         weights[f"bias_ih_{suffix}"],
         weights[f"bias_hh_{suffix}"],
         suffix.endswith("_reverse"),
@@ -102,7 +103,7 @@ def _run_direction(
     longest = int(lengths.max(initial=0))
     counts = len(lengths) - np.searchsorted(np.sort(lengths), np.arange(longest), side="right")
     bias = weights.b_ih if layer.cell == "gru" else weights.b_ih + weights.b_hh
-    x_gates = batch.values @ weights.w_ih + bias
+    x_gates = map_rows(batch.values, weights.w_ih) + bias
     outputs = np.zeros((len(batch.values), layer.hidden_size), dtype=np.float32)
     h = np.zeros((len(batch), layer.hidden_size), dtype=np.float32)
     c = np.zeros_like(h)
@@ -127,19 +128,19 @@ def _run_direction(
 def _lstm_step(
     x_gates: np.ndarray, h: np.ndarray, c: np.ndarray, weights: _DirectionWeights
 ) -> tuple[np.ndarray, np.ndarray]:
-    i, f, g, o = np.split(x_gates + h @ weights.w_hh, 4, axis=1)
+    i, f, g, o = np.split(x_gates + map_rows(h, weights.w_hh), 4, axis=1)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
     return sigmoid(o) * np.tanh(c), c
 
 
 def _gru_step(x_gates: np.ndarray, h: np.ndarray, weights: _DirectionWeights) -> np.ndarray:
     x_r, x_z, x_n = np.split(x_gates, 3, axis=1)
-    h_r, h_z, h_n = np.split(h @ weights.w_hh + weights.b_hh, 3, axis=1)
+    h_r, h_z, h_n = np.split(map_rows(h, weights.w_hh) + weights.b_hh, 3, axis=1)
     z = sigmoid(x_z + h_z)
     n = np.tanh(x_n + sigmoid(x_r + h_r) * h_n)
     return z * h + (np.float32(1) - z) * n
 
 
 def _rnn_step(x_gates: np.ndarray, h: np.ndarray, weights: _DirectionWeights, nonlinearity: str) -> np.ndarray:
-    a = x_gates + h @ weights.w_hh
+    a = x_gates + map_rows(h, weights.w_hh)
     return np.maximum(a, np.float32(0)) if nonlinearity == "relu" else np.tanh(a)

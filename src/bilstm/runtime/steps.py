@@ -14,7 +14,7 @@ from bilstm import description
 from bilstm.data.ragged import Ragged
 from bilstm.errors import ShapeError
 
-__all__ = ["check_ids", "convolve", "embed", "map_linear", "pool", "sigmoid"]
+__all__ = ["check_ids", "convolve", "embed", "map_linear", "map_rows", "pool", "sigmoid"]
 
 Weights = Mapping[str, np.ndarray]
 
@@ -60,10 +60,10 @@ def check_ids(batch: Ragged, layer: description.Embedding) -> None:
 
 def map_linear(values: np.ndarray, layer: description.Linear, weights: Weights) -> np.ndarray:
     """Map the last axis: activation(W x + b)."""
-    return _ACTIVATIONS[layer.activation](_map_rows(values, weights["weight"]) + weights["bias"])
+    return _ACTIVATIONS[layer.activation](map_rows(values, weights["weight"]) + weights["bias"])
 
 
-def _map_rows(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def map_rows(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Multiply (rows, inputs) with (outputs, inputs): each row by itself, so that its bits do not depend on others.
 
     The product of whole matrices is added up in another order for another number of rows, and then a text gets another
@@ -85,7 +85,8 @@ def convolve(batch: Ragged, layer: description.Convolution, weights: Weights) ->
         return batch.with_values(np.zeros((0, layer.output_size), dtype=values.dtype))
     sums = np.broadcast_to(weights["bias"], (windows, layer.output_size))
     for place in range(layer.kernel_size):
-        sums = sums + spaced[place : place + windows] @ weights["weight"][:, :, place].T
+        kernel = np.ascontiguousarray(weights["weight"][:, :, place])
+        sums = sums + map_rows(spaced[place : place + windows], kernel)
     return batch.with_values(_ACTIVATIONS[layer.activation](sums[places - left]))
 
 
@@ -100,8 +101,8 @@ def pool(
     pooled = np.zeros((len(batch), len(layer.kinds), layer.input_size), dtype=np.float32)
     scores = None
     if "attention" in layer.kinds:
-        projected = np.tanh(_map_rows(batch.values, weights["attention_weight"]) + weights["attention_bias"])
-        scores = _map_rows(projected, weights["attention_query"][None])[:, 0]
+        projected = np.tanh(map_rows(batch.values, weights["attention_weight"]) + weights["attention_bias"])
+        scores = map_rows(projected, weights["attention_query"][None])[:, 0]
     for number, kind in enumerate(layer.kinds):
         if (values := known.get(kind)) is not None:
             pooled[:, number] = values
@@ -117,5 +118,5 @@ def pool(
                 pooled[row, number] = steps.sum(axis=0) / np.float32(len(steps))
             elif scores is not None:
                 powers = np.exp(scores[start:end] - scores[start:end].max())
-                pooled[row, number] = (powers / powers.sum()) @ steps
+                pooled[row, number] = np.einsum("s,sf->f", powers / powers.sum(), steps)
     return pooled.reshape(len(batch), layer.output_size)
