@@ -1,0 +1,267 @@
+"""Occlusion: what the score loses when a word or a phrase is left out, with the states of the BiLSTM reused.
+
+Source: Zeiler and Fergus 2014 (arXiv 1311.2901); for words Li et al. 2016 (arXiv 1612.08220), equation 1.
+
+Leaving out steps s to e - 1 changes no forward state before s and no backward state from e on. Each direction therefore
+goes on from the state that it had before the gap, for all cuts of a batch at once as one ragged batch of continuing
+sequences; the input part of the gates is computed once a step. A cell forgets: where the new state has come back to
+the old one, to `AGREEMENT` in every unit of h and c, the rest of the sequence is taken from the whole text. Pooling
+joins what stands before the gap, what was run anew, and what was taken.
+
+Exact means: every cut gives the logits of the text without these steps, run from the start, up to the rounding of
+float32. `AGREEMENT` is of the size of that rounding; `agreement=0` runs every sequence to its end.
+
+This holds for one recurrent layer right behind the embedding with directions side by side, and pooling by last, max,
+mean: the default model. Other networks are run anew for every cut, all cuts as one batch, which gives the same numbers
+later. Imports numpy, `engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bilstm import description, engine
+from bilstm.data.ragged import Ragged
+from bilstm.explanation.network import DirectionTrace, Network
+from bilstm.explanation.recurrent_trace import Clock, LstmGates, run_states
+from bilstm.runtime import steps
+
+__all__ = ["AGREEMENT", "can_reuse_states", "logits_without", "run_without"]
+
+AGREEMENT = 1e-6  # float32 has 24 bits: 6e-8 of a state near 1, times what some hundred steps of rounding add up to
+CHUNK_STEPS = 12  # run before states are compared again
+BLOCK_STEPS = 65_536  # run at once where nothing is reused
+
+
+def can_reuse_states(network: Network) -> bool:
+    """Whether the states of the whole text serve the text without some words."""
+    if len(network.layers) < 2:
+        return False
+    first, second, *rest = network.layers
+    return (
+        isinstance(first, description.Recurrent)
+        and first.num_layers == 1
+        and (not first.bidirectional or first.merge_mode in ("concat", None))
+        and isinstance(second, description.Pooling)
+        and "attention" not in second.kinds
+        and all(isinstance(layer, description.Linear) for layer in rest)
+    )
+
+
+def logits_without(
+    network: Network, batch: Ragged, rows: np.ndarray, cuts: np.ndarray, *, agreement: float = AGREEMENT
+) -> np.ndarray:
+    """Return the logits of texts without some of their steps.
+
+    Parameters
+    ----------
+    network : Network
+        With pooling.
+    batch : Ragged of vectors (steps, size), float32
+    rows : ndarray of shape (cuts,), int64
+        Text of each cut.
+    cuts : ndarray of shape (cuts, 2), int64
+        First step left out, counted in its text, and the first one kept again.
+    agreement : float
+        Largest difference of a state from that of the whole text at which the rest is taken from there; 0: never.
+
+    Returns
+    -------
+    ndarray of shape (cuts, outputs), float32
+    """
+    if not len(cuts):
+        return np.zeros((0, _outputs(network)), dtype=np.float32)
+    if not can_reuse_states(network):
+        return run_without(network, batch, rows, cuts)
+    trace = network.trace(batch).layers[0]
+    texts = _Texts(batch, rows, cuts)
+    pooled = [_pool_without(network, one, texts, agreement) for one in trace.stacked[0]]
+    flow = np.concatenate([np.concatenate(parts, axis=1) for parts in zip(*pooled, strict=True)], axis=1)
+    for layer, weights in zip(network.layers[2:], network.weights[2:], strict=True):
+        assert isinstance(layer, description.Linear)
+        flow = steps.map_linear(flow, layer, weights)
+    return flow
+
+
+def run_without(network: Network, batch: Ragged, rows: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Return what `logits_without` does by running every shortened text from its start, in blocks."""
+    lengths = batch.lengths[rows] - (cuts[:, 1] - cuts[:, 0])
+    block = np.cumsum(lengths) // BLOCK_STEPS
+    found = []
+    for number in np.unique(block):
+        here = block == number
+        found.append(network.run(_shortened(batch, rows[here], cuts[here])))
+    return np.concatenate(found)
+
+
+def _shortened(batch: Ragged, rows: np.ndarray, cuts: np.ndarray) -> Ragged:
+    copies = batch.select(rows)
+    step = np.arange(len(copies.values)) - np.repeat(copies.offsets[:-1], copies.lengths)
+    first, last = np.repeat(cuts, copies.lengths, axis=0).T
+    kept = (step < first) | (step >= last)
+    offsets = np.concatenate([[0], np.cumsum(copies.lengths - (cuts[:, 1] - cuts[:, 0]))]).astype(np.int64)
+    return Ragged(copies.values[kept], offsets)
+
+
+def _outputs(network: Network) -> int:
+    last = network.layers[-1]
+    assert not isinstance(last, description.WordDropout | description.Dropout | description.Embedding)
+    return last.output_size
+
+
+# ---- reuse of states -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Texts:
+    """Texts and their cuts."""
+
+    batch: Ragged
+    rows: np.ndarray
+    cuts: np.ndarray
+
+    def as_read(self, is_backward: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the order in which a direction reads the steps, and the cuts counted in that order."""
+        lengths, starts = self.batch.lengths, self.batch.offsets[:-1]
+        order = np.arange(len(self.batch.values))
+        if not is_backward:
+            return order, self.cuts
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        mirrored = starts[row] + lengths[row] - 1 - (order - starts[row])
+        return mirrored, lengths[self.rows][:, None] - self.cuts[:, ::-1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """One direction over the whole texts, in the order of its reading: states, and pooling up to and from each step."""
+
+    h: np.ndarray
+    c: np.ndarray | None
+    max_to: np.ndarray
+    sum_to: np.ndarray
+    max_from: np.ndarray
+    sum_from: np.ndarray
+
+
+def _whole(one: DirectionTrace, batch: Ragged, order: np.ndarray) -> _Whole:
+    h, c = one.states[order], None
+    if one.direction.cell == "lstm":
+        gates = one.gates()
+        assert isinstance(gates, LstmGates)
+        c = one.clock.scatter(gates.c)[order]
+    max_to, max_from = np.empty_like(h), np.empty_like(h)
+    sum_to, sum_from = np.empty(h.shape), np.empty(h.shape)
+    for row in range(len(batch)):
+        part = slice(batch.offsets[row], batch.offsets[row + 1])
+        np.maximum.accumulate(h[part], axis=0, out=max_to[part])
+        max_from[part] = np.maximum.accumulate(h[part][::-1], axis=0)[::-1]
+        np.cumsum(h[part], axis=0, dtype=np.float64, out=sum_to[part])
+        sum_from[part] = sum_to[part][-1:] - sum_to[part] + h[part]
+    return _Whole(h, c, max_to, sum_to, max_from, sum_from)
+
+
+def _pool_without(network: Network, one: DirectionTrace, texts: _Texts, agreement: float) -> list[np.ndarray]:
+    """Return, for each kind of pooling, (cuts, hidden) of one direction."""
+    pooling = network.layers[1]
+    assert isinstance(pooling, description.Pooling)
+    order, cuts = texts.as_read(one.direction.is_backward)
+    whole = _whole(one, texts.batch, order)
+    starts, lengths = texts.batch.offsets[:-1][texts.rows], texts.batch.lengths[texts.rows]
+    has_before = cuts[:, 0] > 0
+    before = (starts + cuts[:, 0] - 1)[has_before]
+    size = one.direction.hidden_size
+    h = np.zeros((len(cuts), size), dtype=np.float32)
+    c = np.zeros_like(h)
+    largest = np.full((len(cuts), size), -np.inf, dtype=np.float32)
+    sums = np.zeros((len(cuts), size))
+    h[has_before], largest[has_before], sums[has_before] = whole.h[before], whole.max_to[before], whole.sum_to[before]
+    if whole.c is not None:
+        c[has_before] = whole.c[before]
+    position, alive = cuts[:, 1].copy(), np.flatnonzero(cuts[:, 1] < lengths)
+    advance = _advance(network, one, texts.batch.values[order])
+    while len(alive):
+        count = np.minimum(lengths[alive] - position[alive], CHUNK_STEPS)
+        first = starts[alive] + position[alive]
+        ran = advance(first, count, h[alive], c[alive])
+        h[alive], c[alive] = ran.h, ran.c
+        largest[alive] = np.maximum(largest[alive], ran.largest)
+        sums[alive] += ran.sums
+        position[alive] += count
+        alive = alive[position[alive] < lengths[alive]]
+        at = starts[alive] + position[alive]
+        same = np.abs(h[alive] - whole.h[at - 1]).max(axis=1, initial=0.0) < agreement
+        if whole.c is not None:
+            same &= np.abs(c[alive] - whole.c[at - 1]).max(axis=1, initial=0.0) < agreement
+        done = alive[same]
+        h[done] = whole.h[(starts + lengths - 1)[done]]
+        largest[done] = np.maximum(largest[done], whole.max_from[at[same]])
+        sums[done] += whole.sum_from[at[same]]
+        alive = alive[~same]
+    left = lengths - (cuts[:, 1] - cuts[:, 0])
+    largest[left == 0] = 0.0
+    means = (sums / np.maximum(left, 1)[:, None]).astype(np.float32)
+    return [{"last": h, "max": largest, "mean": means}[kind] for kind in pooling.kinds]
+
+
+@dataclass(frozen=True, eq=False)
+class _Ran:
+    """States after some further steps, and pooling over them; (sequences, hidden) each."""
+
+    h: np.ndarray
+    c: np.ndarray
+    largest: np.ndarray
+    sums: np.ndarray
+
+
+def _advance(network: Network, one: DirectionTrace, values: np.ndarray) -> Callable[..., _Ran]:
+    """Return a function that runs sequences on: (first step, number of steps, h, c) -> _Ran.
+
+    Steps are numbered in the order of reading, whole texts one after another.
+    """
+    direction = one.direction
+    if network.context is None:
+        table = values @ direction.w_ih.T + direction.b_ih
+
+        def in_numpy(first: np.ndarray, count: np.ndarray, h: np.ndarray, c: np.ndarray) -> _Ran:
+            offsets, ids = _runs(first, count)
+            clock = Clock(offsets, False)
+            states, cells = run_states(direction, clock, clock.gather(table[ids]), h, c)
+            states, cells = clock.scatter(states), clock.scatter(cells)
+            last, begins = offsets[1:] - 1, offsets[:-1]
+            return _Ran(states[last], cells[last], np.maximum.reduceat(states, begins), np.add.reduceat(states, begins))
+
+        return in_numpy
+
+    cell: Any = direction.cell if direction.cell != "rnn" else f"rnn_{direction.nonlinearity}"
+    plain = engine.DirectionWeights(direction.w_ih, direction.w_hh, direction.b_ih, direction.b_hh)
+    # the vocabulary table of the engine: here each step of the texts is a word of its own
+    packed = engine.pack(cell, [plain], embedding=np.ascontiguousarray(values), context=network.context)
+
+    def in_engine(first: np.ndarray, count: np.ndarray, h: np.ndarray, c: np.ndarray) -> _Ran:
+        offsets, ids = _runs(first, count)
+        result = engine.recurrent(
+            cell,
+            Ragged(ids, offsets),
+            packed,
+            h_0=h[None],
+            c_0=c[None] if cell == "lstm" else None,
+            outputs=False,
+            pooling=("max", "mean"),
+            context=network.context,
+        )
+        assert result.max_values is not None
+        assert result.mean_values is not None
+        cells = result.c_n[0] if result.c_n is not None else c
+        return _Ran(result.h_n[0], cells, result.max_values, result.mean_values * count[:, None].astype(np.float64))
+
+    return in_engine
+
+
+def _runs(first: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return offsets and numbers of the steps of runs."""
+    offsets = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+    return offsets, np.repeat(first - offsets[:-1], count) + np.arange(offsets[-1])
