@@ -94,6 +94,19 @@ def test_a_lower_loss_breaks_a_tie_of_scores():
     assert result.best_epoch == 2
 
 
+def test_a_falling_loss_keeps_a_run_going():
+    example = Example()
+    scores = iter([DevScore(0.5, 0.7), DevScore(0.4, 0.6), DevScore(0.4, 0.5), DevScore(0.4, 0.55), DevScore(0.4, 0.6)])
+    result = train(
+        example.model,
+        example.step_loss,
+        lambda: next(scores),
+        example.batches_of_epoch,
+        _config(max_epochs=9, patience=2),
+    )
+    assert (result.best_epoch, len(result.history), result.stopped_because) == (1, 5, "no gain")
+
+
 def test_without_a_development_score_the_last_weights_are_kept():
     example = Example()
     result = train(example.model, example.step_loss, None, example.batches_of_epoch, _config(patience=1))

@@ -510,7 +510,10 @@ class TrainConfig(Settings):
     weight_decay: float = field(0.0, help="Weight decay (adamw: decoupled).", minimum=0.0, maximum=10.0)
     clip_norm: float | None = field(1.0, help="Scale gradients down to this total norm.", above=0.0)
     patience: int | None = field(
-        3, help="Stop after so many epochs without a better development score.", unit="epochs", minimum=1
+        3,
+        help="Stop after so many epochs with neither a better development score nor a lower development loss.",
+        unit="epochs",
+        minimum=1,
     )
     average_decay: float | None = field(
         None, help="Decay of the running mean of weights that is evaluated and kept.", above=0.0, below=1.0

@@ -66,7 +66,10 @@ class Config(TrainConfig):
         0.05, help="Share of the run during which the learning rate rises.", minimum=0.0, below=1.0
     )
     patience: int | None = settings.field(
-        6, help="Stop after so many epochs without a better development score.", unit="epochs", minimum=1
+        6,
+        help="Stop after so many epochs with neither a better development score nor a lower development loss.",
+        unit="epochs",
+        minimum=1,
     )
     average_decay: float | None = settings.field(
         0.998,

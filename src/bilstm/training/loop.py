@@ -69,7 +69,7 @@ class TrainResult:
     best_score : float or None
         Its development score.
     stopped_because : {"finished", "no gain", "interrupted", "stopped", "diverged"}
-        All epochs done; no better score for `patience` epochs; Ctrl-C; `stop()`; numbers not finite.
+        All epochs done; no better score and no lower loss for `patience` epochs; Ctrl-C; `stop()`; numbers not finite.
     steps : int
         Batches trained on, those before a resume included.
     seconds : float
@@ -335,7 +335,10 @@ class _Run:
             if _is_better(scored, state):
                 self._keep(scored)
                 return scored, True
-            state.epochs_without_gain += 1
+            # a loss that still falls says that the model still learns: accuracy moves in steps of whole rows
+            losses = [row.dev_loss for row in state.history if row.dev_loss is not None]
+            is_learning = scored.loss is not None and scored.loss < min(losses, default=math.inf)
+            state.epochs_without_gain = 0 if is_learning else state.epochs_without_gain + 1
             return scored, False
 
     @contextmanager
