@@ -196,6 +196,41 @@ def test_loss_and_gradients_equal_plain_torch(tags, lengths, forbid):
 
 
 @pytest.mark.parametrize("forbid", [0.0, 0.4])
+@pytest.mark.parametrize(("tags", "lengths"), [(4, [5, 1, 0]), (3, [4, 5]), (2, [2]), (1, [5])])
+def test_loss_and_gradients_equal_the_sum_over_all_sequences(tags, lengths, forbid):
+    """By the definition: every allowed sequence scored one by one, and torch's own gradient of that sum."""
+    crf, emissions, gold = torch_case(5, tags, lengths, forbid)
+    parameters = [emissions.values, crf.transitions, crf.start, crf.end]
+
+    def score(values, path):
+        total = crf.start[path[0]] + crf.end[path[-1]] + sum(values[step, tag] for step, tag in enumerate(path))
+        return total + sum(crf.transitions[a, b] for a, b in itertools.pairwise(path))
+
+    allowed = crf._allowed
+    expected = []
+    for row, length in enumerate(lengths):
+        if not length:
+            expected.append(torch.zeros((), dtype=torch.float64))
+            continue
+        paths = [
+            path
+            for path in itertools.product(range(tags), repeat=length)
+            if allowed["start"][path[0]]
+            and allowed["end"][path[-1]]
+            and all(allowed["transitions"][a, b] for a, b in itertools.pairwise(path))
+        ]
+        scores = torch.stack([score(emissions[row], path) for path in paths])
+        expected.append(torch.logsumexp(scores, 0) - score(emissions[row], gold[row].tolist()))
+    weights = torch.arange(1.0, len(lengths) + 1, dtype=torch.float64)
+    losses = crf.loss(emissions, gold)
+    torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-10, atol=1e-10)
+    found = torch.autograd.grad((losses * weights).sum(), parameters)
+    true = torch.autograd.grad((torch.stack(expected) * weights).sum(), parameters)
+    for one, other in zip(found, true, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("forbid", [0.0, 0.4])
 def test_gradients_equal_finite_differences(forbid):
     crf, emissions, gold = torch_case(3, 4, [3, 1, 5, 0], forbid)
 
