@@ -86,12 +86,14 @@ class Model(nn.Module):
         table: Tensor | None = None  # an embedding whose rows the next recurrent layer gathers itself
         known: dict[str, Tensor | None] = {}  # pooled values that a recurrent layer gave, until the features change
         for number, layer in enumerate(self.layers[start:], start):
-            if isinstance(layer, Embedding) and isinstance(flow, Ragged) and self._feeds(number, Recurrent):
+            if isinstance(layer, Embedding) and isinstance(flow, Ragged) and isinstance(self._fed(number), Recurrent):
                 layer.check_ids(flow)
                 table = layer.weight
             elif isinstance(layer, Recurrent):
-                pooled_only = self._feeds(number, Pooling, without="attention")
-                result = layer(flow, with_cell_state=False, embedding=table, pooled_only=pooled_only)
+                pooling = self._fed(number)
+                kinds = pooling.description.kinds if isinstance(pooling, Pooling) else ("attention",)
+                pooled_kinds = None if "attention" in kinds else kinds
+                result = layer(flow, with_cell_state=False, embedding=table, pooled_kinds=pooled_kinds)
                 flow, table = (flow if result.outputs is None else result.outputs), None
                 known = {"last": result.final, "max": result.max_values, "mean": result.mean_values}
             elif isinstance(layer, Dropout):
@@ -102,12 +104,12 @@ class Model(nn.Module):
                 flow, known = layer(flow), {}
         return flow
 
-    def _feeds(self, number: int, kind: type[nn.Module], without: str = "") -> bool:
-        """Whether the next layer, leaving out dropout that does nothing now, is of a kind (and does not pool so)."""
+    def _fed(self, number: int) -> nn.Module | None:
+        """Return the next layer, leaving out dropout that does nothing now."""
         for layer in self.layers[number + 1 :]:
             if not (isinstance(layer, Dropout) and not layer.is_active):
-                return isinstance(layer, kind) and without not in getattr(layer.description, "kinds", ())
-        return False
+                return layer
+        return None
 
     @property
     def _embedding_end(self) -> int:

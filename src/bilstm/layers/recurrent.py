@@ -164,7 +164,7 @@ class Recurrent(nn.Module):
         *,
         with_cell_state: bool = True,
         embedding: Tensor | None = None,
-        pooled_only: bool = False,
+        pooled_kinds: tuple[description.PoolingKind, ...] | None = None,
     ) -> RecurrentOutput:
         """Run all layers.
 
@@ -178,9 +178,9 @@ class Recurrent(nn.Module):
             False leaves `c_n` out, which spares torch's kernel an extra input.
         embedding : Tensor of shape (vocabulary_size, input_size), optional
             The first layer reads its rows, gathered inside the engine where that runs.
-        pooled_only : bool, default=False
-            Allow `max_values` and `mean_values` in place of `outputs`, which is then None. Where the backend or the
-            merge mode cannot, the outputs are given all the same.
+        pooled_kinds : tuple of {"last", "max", "mean"}, optional
+            Allow what pooling of these kinds reads (`final`, `max_values`, `mean_values`) in place of `outputs`, which
+            is then None. Where the backend or the merge mode cannot, the outputs are given all the same.
 
         Raises
         ------
@@ -198,6 +198,7 @@ class Recurrent(nn.Module):
         masked = self.training and self.description.variational_dropout > 0
         groups = plan_groups(chosen, offsets, batch.values, masked)
         values, results = batch.values, []
+        pools = pooled_kinds is not None and chosen == "engine" and self._keeps_directions()
         for layer in range(self.description.num_layers):
             is_last = layer == self.description.num_layers - 1
             call = LayerCall(
@@ -214,18 +215,21 @@ class Recurrent(nn.Module):
                 threads=self.threads,
                 groups=groups,
                 embedding=embedding if layer == 0 else None,
-                pools=pooled_only and is_last and chosen == "engine" and self._keeps_directions(),
+                outputs=not (pools and is_last),
+                pools=pools and is_last and pooled_kinds != ("last",),
             )
             results.append(BACKENDS[chosen](call))
             if not is_last:
-                values = self._dropped(self._merge(results[-1].outputs, keep_apart=False))
+                values = self._dropped(self._merge_outputs(results[-1], keep_apart=False))
         return self._output(batch, results)
 
     def _output(self, batch: Ragged, results: list[LayerResult]) -> RecurrentOutput:
         last = results[-1]
         cell_states = [result.c_n for result in results if result.c_n is not None]
         return RecurrentOutput(
-            batch.with_values(self._merge(last.outputs, keep_apart=True)) if last.outputs else None,
+            None
+            if not last.outputs and last.joined_outputs is None
+            else batch.with_values(self._merge_outputs(last, keep_apart=True)),
             self._merge(list(last.h_n), keep_apart=True),
             torch.cat([result.h_n for result in results]),
             torch.cat(cell_states) if cell_states else None,
@@ -246,6 +250,14 @@ class Recurrent(nn.Module):
     def _merge(self, directions: list[Tensor], *, keep_apart: bool) -> Tensor:
         mode = self.description.merge_mode
         return merge_directions(directions, "concat" if mode is None and not keep_apart else mode)
+
+    def _merge_outputs(self, result: LayerResult, *, keep_apart: bool) -> Tensor:
+        joined, mode = result.joined_outputs, self.description.merge_mode
+        if joined is None:
+            return self._merge(result.outputs, keep_apart=keep_apart)
+        if not self.description.bidirectional or mode == "concat" or (mode is None and not keep_apart):
+            return joined  # taking it apart and joining it again would cost a tenth of a training step
+        return self._merge(list(joined.chunk(2, dim=1)), keep_apart=keep_apart)
 
     def _directions(self, layer: int) -> list[str]:
         return [f"l{layer}", f"l{layer}_reverse"] if self.description.bidirectional else [f"l{layer}"]

@@ -76,8 +76,10 @@ class LayerCall:
         Plan for `run_torch`, computed once per batch; empty for the others.
     embedding : Tensor of shape (vocabulary_size, input_size) or None
         Rows to gather inside; for `run_engine` only.
+    outputs : bool
+        False allows `run_engine` to leave the outputs out.
     pools : bool
-        Give the largest and mean output of each sequence in place of the outputs; for `run_engine` only.
+        Give the largest and mean output of each sequence; for `run_engine` only.
     """
 
     values: Tensor
@@ -93,6 +95,7 @@ class LayerCall:
     threads: int | None
     groups: tuple[PaddedGroup, ...] = ()
     embedding: Tensor | None = None
+    outputs: bool = True
     pools: bool = False
 
 
@@ -103,9 +106,11 @@ class LayerResult:
     Parameters
     ----------
     outputs : list of Tensor of shape (total_steps, hidden_size), one per direction
-        Empty if only pooled values were asked for.
+        Empty if they were not asked for, or are given as `joined_outputs`.
     h_n, c_n : Tensor of shape (directions, batch, hidden_size)
     max_values, mean_values : Tensor of shape (batch, directions * hidden_size) or None
+    joined_outputs : Tensor of shape (total_steps, directions * hidden_size) or None
+        Outputs of all directions side by side, from a backend that writes them so.
     """
 
     outputs: list[Tensor]
@@ -113,6 +118,7 @@ class LayerResult:
     c_n: Tensor | None
     max_values: Tensor | None = None
     mean_values: Tensor | None = None
+    joined_outputs: Tensor | None = None
 
 
 def run_reference(call: LayerCall) -> LayerResult:
@@ -244,14 +250,13 @@ def run_engine(call: LayerCall) -> LayerResult:
         h_0=call.h_0,
         c_0=call.c_0 if call.cell == "lstm" else None,
         recurrent_mask=call.masks,
-        outputs=not call.pools,
+        outputs=call.outputs,
         pooling=call.pools,
         nonlinearity=call.nonlinearity,
         precision=call.precision,
         threads=call.threads,
     )
-    outputs = [] if result.outputs is None else list(result.outputs.chunk(len(call.weights), dim=1))
-    return LayerResult(outputs, result.h_n, result.c_n, result.max_values, result.mean_values)
+    return LayerResult([], result.h_n, result.c_n, result.max_values, result.mean_values, result.outputs)
 
 
 BACKENDS: dict[str, Callable[[LayerCall], LayerResult]] = {
