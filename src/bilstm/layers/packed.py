@@ -19,7 +19,7 @@ from bilstm.layers.padding import LiveOrder, live_order
 if TYPE_CHECKING:
     from bilstm.layers.recurrent_backends import LayerCall
 
-__all__ = ["run_packed_layer"]
+__all__ = ["plan_packed", "run_packed_layer"]
 
 
 def run_packed_layer(call: LayerCall) -> tuple[list[Tensor], Tensor, Tensor | None]:
@@ -38,7 +38,7 @@ def run_packed_layer(call: LayerCall) -> tuple[list[Tensor], Tensor, Tensor | No
     """
     hidden_size = call.h_0.shape[2]
     needs_cell_state = call.cell == "lstm" and call.needs_cell_state
-    plan = _plan(call.offsets.tobytes(), call.values.device)
+    plan = plan_packed(call.offsets.tobytes(), call.values.device)
     if not plan.counts:
         empty = [call.values.new_zeros(0, hidden_size) for _ in call.weights]
         return empty, call.h_0, call.c_0 if needs_cell_state else None
@@ -54,7 +54,8 @@ def run_packed_layer(call: LayerCall) -> tuple[list[Tensor], Tensor, Tensor | No
 
 
 @lru_cache(maxsize=8)  # the clean and the changed pass of a batch share their plan
-def _plan(offsets: bytes, device: torch.device) -> LiveOrder:
+def plan_packed(offsets: bytes, device: torch.device) -> LiveOrder:
+    """Bring int64 offsets, given as bytes, into the order of packed sequences; may be called ahead of its use."""
     return live_order(np.frombuffer(offsets, dtype=np.int64), backward=False, device=device)
 
 

@@ -170,10 +170,11 @@ def perturbation(gradient: Tensor, offsets: Tensor, norm: float) -> Tensor:
         Zero for a sequence whose gradient is zero. eq. 5 of the paper at `adversarial_loss`; its minus sign and that of
         the log-likelihood cancel in the gradient of a loss.
     """
-    lengths = offsets[1:] - offsets[:-1]
-    rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths)  # (total_steps,)
+    lengths = (offsets[1:] - offsets[:-1]).to(gradient.device)
+    numbers = torch.arange(len(lengths), device=gradient.device)
+    rows = numbers.repeat_interleave(lengths, output_size=len(gradient))  # (total_steps,)
     largest = gradient.abs().amax(dim=1).clamp(min=0.0) if len(gradient) else gradient.sum(dim=1)
-    scale = torch.zeros(len(lengths), dtype=gradient.dtype).scatter_reduce(0, rows, largest, "amax")
+    scale = gradient.new_zeros(len(lengths)).scatter_reduce(0, rows, largest, "amax")
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     scaled = gradient / scale[rows].unsqueeze(1)  # squares of small gradients would vanish in float32
     squares = torch.zeros_like(scale).index_add(0, rows, (scaled * scaled).sum(dim=1))  # (batch,)
