@@ -26,6 +26,7 @@ VERBS = {
     "evaluate": "Score a trained model on labelled files.",
     "predict": "Answer for texts given as arguments, in files, or on standard input.",
     "compare": "Train several models on the same texts with the same seeds, and put them in one table and one figure.",
+    "serve": "Answer over HTTP, with a page to try the models.",
     "demo": "Train, test and report on bundled data, in about a minute.",
     "sample": "Write the bundled data of the demo as files to try things on.",
     "info": "Print versions, processor, threads and which backend runs, and why.",
