@@ -19,7 +19,7 @@ from bilstm.layers.model import build_model
 from bilstm.layers.randomness import Randomness
 from bilstm.model_summary import format_summary
 from bilstm.tasks.presets import PRESETS, resolve_settings
-from bilstm.tasks.text_classification import Config, describe_model, output_count
+from bilstm.tasks.text_classification import Config, describe_model, dev_rows_of, output_count
 from bilstm.tasks.text_training import fit
 from bilstm.training.objectives import binary_cross_entropy
 
@@ -334,3 +334,11 @@ def test_presets_build(preset):
     assert weight_shapes(layers)
     batches = list(epoch_batches(np.full(100, 10), max_rows=config.batch_size, max_steps=2**40, seed=0, epoch=1))
     assert sum(len(rows) for rows in batches) == 100
+
+
+@pytest.mark.parametrize(
+    ("share", "rows", "expected"),
+    [(None, 500, 50), (None, 9_999, 1_000), (None, 25_000, 1_000), (0.1, 25_000, 2_500), (None, 2, 1), (0.9, 2, 1)],
+)
+def test_a_tenth_of_the_rows_chooses_and_at_most_a_thousand(share, rows, expected):
+    assert dev_rows_of(Config(dev_share=share), rows) == expected

@@ -85,7 +85,7 @@ class _TextEstimator(BaseEstimator):
         min_count: int = 2,
         max_length: int | None = None,
         keep: Literal["head", "tail", "both"] = "head",
-        dev_share: float = 0.1,
+        dev_share: float | None = None,
         embedding_size: int = 128,
         vectors: Literal["in-domain", "random"] = "in-domain",
         vector_epochs: int = 5,

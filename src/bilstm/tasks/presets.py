@@ -48,6 +48,7 @@ _PLAIN: dict[str, Any] = {
     "epsilon": 1e-7,
     "precision": "float32",
     "join_linear": False,
+    "dev_share": 0.1,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -88,8 +88,12 @@ class Config(TrainConfig):
     min_count: int = settings.field(2, help="Tokens that occur less often in training are unknown.", minimum=1)
     max_length: int | None = settings.field(None, help="Tokens a text keeps; none: all.", unit="tokens", minimum=1)
     keep: Literal["head", "tail", "both"] = settings.field("head", help="Which tokens of a longer text are kept.")
-    dev_share: float = settings.field(
-        0.1, help="Share of the training rows that choose the epoch and the temperature.", above=0.0, below=1.0
+    dev_share: float | None = settings.field(
+        None,
+        help="Share of the training rows that choose the epoch, the temperature and the weights of what is joined; "
+        "none: a tenth, and at most 1,000 rows.",
+        above=0.0,
+        below=1.0,
     )
     embedding_size: int = settings.field(128, help="Features of a word vector.", minimum=1, maximum=65_536)
     vectors: Literal["in-domain", "random"] = settings.field(
@@ -153,6 +157,16 @@ class Config(TrainConfig):
 # from learning rows by heart, so it goes on to gain for longer.
 TRAINING_STEPS, ADVERSARIAL_STEPS = 2_000, 4_500
 LINE_WORDS, PAGE_WORDS = 15, 150
+
+# Development rows where no share is given. The handful of numbers chosen by them gains nothing from more; the weights,
+# chosen by all the others, do.
+DEV_SHARE, MOST_DEV_ROWS = 0.1, 1_000
+
+
+def dev_rows_of(config: Config, rows: int) -> int:
+    """Return how many of the training rows choose instead of training; 1 at least, and all but one at most."""
+    wanted = min(DEV_SHARE * rows, MOST_DEV_ROWS) if config.dev_share is None else config.dev_share * rows
+    return min(max(round(wanted), 1), rows - 1)
 
 
 def for_data(config: Config, lengths: np.ndarray) -> Config:

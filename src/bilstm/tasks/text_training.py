@@ -37,6 +37,7 @@ from bilstm.tasks.text_classification import (
     TextModel,
     Texts,
     describe_model,
+    dev_rows_of,
     for_data,
     output_count,
     words_of,
@@ -123,7 +124,7 @@ def fit(
     labels : LabelSet
     config : Config
     valid : (texts, targets), optional
-        Development part; by default a stratified share `config.dev_share` of the rows, drawn with `config.seed`.
+        Development part; by default `dev_rows_of` of the rows, stratified, drawn with `config.seed`.
     baseline : bool, default=True
         Fit the linear n-gram model too.
     encoder : TextEncoder or IdEncoder, optional
@@ -264,7 +265,7 @@ def development_part(
         return np.arange(count), np.zeros(0, dtype=np.int64)
     if count < 2:
         raise DataError(f"{count} rows are too few to train on and to choose by.", "Give more rows.")
-    dev = min(max(round(config.dev_share * count), 1), count - 1)
+    dev = dev_rows_of(config, count)
     is_stratified = labels.kind in ("binary", "multiclass")
     train_rows, dev_rows = split_rows(targets, [count - dev, dev], config.seed, is_stratified=is_stratified)
     return train_rows, dev_rows
