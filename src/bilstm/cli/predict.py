@@ -23,7 +23,8 @@ from bilstm.cli.options import (
     Threads,
 )
 from bilstm.cli.output import flush_output, note, print_json, print_line
-from bilstm.cli.predicted_table import PredictedTable, destination, format_of, line_of
+from bilstm.cli.predicted_table import PredictedTable, TableWriter, format_of, table_destination
+from bilstm.cli.row_progress import RowProgress
 from bilstm.data.records import Records, iter_records
 from bilstm.data.vocabulary import rows_without_known_tokens
 from bilstm.errors import DataError, InputNotFoundError, UsageError
@@ -55,7 +56,12 @@ def command(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="With --file: write here (.csv, .tsv or .jsonl)."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="With --file: write here (.csv, .tsv, .jsonl, each also .gz; .parquet).",
+        ),
     ] = None,
     form: Annotated[
         str | None,
@@ -82,6 +88,8 @@ def command(
       cat texts.txt | bilstm predict model -
 
       bilstm predict model --file new.csv -o answers.csv
+
+      bilstm predict model --file ten_million.parquet -o answers.parquet
     """
     if not texts and not file and not sys.stdin.isatty():
         texts = ["-"]
@@ -104,6 +112,7 @@ def command(
     if form is not None:
         raise UsageError("--format is for taggers; this model classifies texts.", "Use --output with an ending.")
     if file:
+        format_of(output)  # a wrong ending is said before anything is read
         options = {"text": text, "encoding": encoding, "skip_bad_rows": skip_bad_rows, "max_bytes": max_bytes}
         _predict_files(model, loaded, files, output, options, as_json)
         return
@@ -196,29 +205,44 @@ def _predict_files(
     folder: str, model: Any, files: list[str], output: str | None, options: dict[str, Any], as_json: bool
 ) -> None:
     """Read in chunks and write in chunks: constant memory, however long the files (unless one JSON object is asked)."""
-    kind = format_of(output)
     gathered: list[dict[str, Any]] = []
-    rows = 0
-    with destination(output) as stream:
+    rows = unknown = 0
+    is_gathering = as_json and output is None
+    with RowProgress() as progress, table_destination(output) as open_table:
         columns: list[str] | None = None
-        for file, records, table in _chunks_of_files(files, model, options):
+        writer: TableWriter | None = None
+        for number, (file, records, table) in _numbered(_chunks_of_files(files, model, options)):
             if columns is None:
                 columns = table.columns
-                if kind != "jsonl" and not (as_json and output is None):
-                    stream.write(line_of(kind, columns, columns))
+                writer = None if is_gathering else open_table(columns, table.numbers)
             elif columns != table.columns:
                 raise DataError(f"{file}: other columns than {files[0]}.", "Predict such files one by one.")
-            outputs = _outputs(model, texts_for_model(model, records))
-            for values in table.rows(records, model.labels_of(outputs), outputs):
-                if as_json and output is None:
-                    gathered.append(dict(zip(columns, values, strict=True)))
-                else:
-                    stream.write(line_of(kind, columns, values))
+            texts = texts_for_model(model, records)
+            unknown += len(rows_without_known_tokens(model.encoder.encode(texts)))
+            outputs = model.predict_proba(texts)
+            found = table.rows(records, model.labels_of(outputs), outputs)
+            if writer is None:
+                gathered += [dict(zip(columns, values, strict=True)) for values in found]
+            else:
+                writer.write(found)
             rows += len(records)
+            share = None if records.share_read is None else (number + records.share_read) / len(files)
+            progress.show(rows, share)
+    if unknown:
+        note(f"{unknown:,} of {rows:,} texts hold no known word: their answers say nothing about them.")
     if as_json:
         answer: dict[str, Any] = {"predictions": gathered} if output is None else {"output": output}
         print_json({"model": folder, "files": files, "rows": rows, **answer})
     note(f"{rows:,} rows predicted{'' if output is None else f', written to {output}'}.")
+
+
+def _numbered(chunks: Iterator[tuple[str, Records, PredictedTable]]) -> Iterator[tuple[int, Any]]:
+    """Number the files that chunks come from, from 0."""
+    names: list[str] = []
+    for chunk in chunks:
+        if not names or names[-1] != chunk[0]:
+            names.append(chunk[0])
+        yield len(names) - 1, chunk
 
 
 def _chunks_of_files(

@@ -159,6 +159,21 @@ class ByteStream:
         """Return everything that has not been consumed."""
         return b"".join(self)
 
+    @property
+    def is_plain_file(self) -> bool:
+        """Whether the content stands in a regular file as it is: other readers may then open it by its name."""
+        return self._before is not None and not self.is_gzip
+
+    def share_read(self) -> float | None:
+        """Return how much of the file was read so far, 0 to 1; None where its size is not known (a pipe)."""
+        return None if self._before is None else min(self.stored_bytes / max(self._before[0], 1), 1.0)
+
+    def check_unchanged(self) -> None:
+        """Raise DataError if the file is another one than when it was opened."""
+        after = os.fstat(self._file.fileno())
+        if self._before is not None and (after.st_size, after.st_mtime_ns) != self._before:
+            raise DataError(f"{self.name}: the file changed while it was read.", "Copy it and read the copy.")
+
     def source(self, rows: int) -> Source:
         """Describe the input; only after all its blocks were read."""
         return Source(self.path, self._hash.hexdigest(), self.stored_bytes, rows)

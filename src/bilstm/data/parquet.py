@@ -27,7 +27,8 @@ def open_parquet(stream: ByteStream, max_bytes: int | None = None) -> Table:
     Parameters
     ----------
     stream : ByteStream
-        Held in memory as stored; the texts are unpacked slice by slice.
+        A plain file is read in place; a packed one or a pipe is held in memory as stored. The texts are unpacked slice
+        by slice.
     max_bytes : int, optional
         Most bytes of unpacked text. None: 100 times the size of the file, once it is more than 64 MiB.
 
@@ -44,39 +45,58 @@ def open_parquet(stream: ByteStream, max_bytes: int | None = None) -> Table:
         raise MissingExtraError(
             f"{stream.name}: reading Parquet needs polars.", "Install it: pip install 'bilstm[tables]'"
         ) from error
-    data = stream.read_all()
+    data = _readable(stream)
     limit = max_bytes if max_bytes is not None else max(RATIO_FREE_BYTES, RATIO_LIMIT * stream.stored_bytes)
     try:
-        schema = polars.read_parquet_schema(io.BytesIO(data))
-        height = polars.scan_parquet(io.BytesIO(data)).select(polars.len()).collect().item()
+        schema = polars.read_parquet_schema(data)
+        height = polars.scan_parquet(data).select(polars.len()).collect().item()
     except polars.exceptions.PolarsError as error:
         raise _damaged(stream.name, error) from error
-    table = Table(stream.name, list(schema), _rows(data, height, limit, stream.name))
+    place = _Place()
+    table = Table(stream.name, list(schema), _rows(data, stream, limit, place))
+    table.share_read = lambda: place.rows / max(height, 1)
     table.list_columns = {column for column, kind in schema.items() if isinstance(kind, polars.List)}
     return table
 
 
-def _rows(data: bytes, height: int, limit: int, name: str) -> Iterator[tuple[int, list[str | None]]]:
+class _Place:
+    """How many rows were given out."""
+
+    rows = 0
+
+
+def _readable(stream: ByteStream) -> str | io.BytesIO:
+    """Return what polars can open: a plain file by its name, so that it is never held in memory, else all its bytes."""
+    if not stream.is_plain_file:
+        return io.BytesIO(stream.read_all())
+    for _ in stream:  # read through once, for its hash
+        pass
+    return stream.path
+
+
+def _rows(
+    data: str | io.BytesIO, stream: ByteStream, limit: int, place: _Place
+) -> Iterator[tuple[int, list[str | None]]]:
     import polars
 
-    frame = polars.scan_parquet(io.BytesIO(data))
-    given = 0
-    for start in range(0, height, SLICE_ROWS):
-        try:
-            part = frame.slice(start, SLICE_ROWS).collect()
-        except polars.exceptions.PolarsError as error:
-            raise _damaged(name, error) from error
-        given += sum(_text_bytes(part[column]) for column in part.columns)
-        if given > limit:
-            raise DataError(
-                f"{name}: unpacks to more than {limit} bytes of text (stopped at record {start + 1}).",
-                "If you trust the file, allow its size with --max-bytes.",
-            )
-        for number, values in enumerate(part.iter_rows(), start + 1):
-            try:
-                yield number, [text_of_value(_plain(value)) for value in values]
-            except ValueError as error:
-                raise DataError(f"{name}:{number}: {error}.", "Correct the row.") from error
+    name, given = stream.name, 0
+    try:
+        for part in polars.scan_parquet(data).collect_batches(chunk_size=SLICE_ROWS, maintain_order=True):
+            given += sum(_text_bytes(part[column]) for column in part.columns)
+            if given > limit:
+                raise DataError(
+                    f"{name}: unpacks to more than {limit} bytes of text (stopped at record {place.rows + 1}).",
+                    "If you trust the file, allow its size with --max-bytes.",
+                )
+            for number, values in enumerate(part.iter_rows(), place.rows + 1):
+                place.rows = number
+                try:
+                    yield number, [text_of_value(_plain(value)) for value in values]
+                except ValueError as error:
+                    raise DataError(f"{name}:{number}: {error}.", "Correct the row.") from error
+    except polars.exceptions.PolarsError as error:
+        raise _damaged(name, error) from error
+    stream.check_unchanged()
 
 
 def _text_bytes(column: Any) -> int:

@@ -54,6 +54,8 @@ class Records:
         Sequences of word ids instead of texts (Keras' form).
     label_separator : str or None
         What separates labels where the file held lists of labels, else None.
+    share_read : float, optional
+        How much of its input was read when a chunk of `iter_records` was given out; None where that is not known.
     """
 
     texts: list[str]
@@ -66,6 +68,7 @@ class Records:
     notes: tuple[str, ...] = ()
     ids: Ragged | None = None
     label_separator: str | None = None
+    share_read: float | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -263,6 +266,7 @@ def _table_of(stream: ByteStream, options: _Options, bad_rows: BadRows) -> Table
         wanted = [column for column in (options.text, options.label) if column is not None]
         table = open_delimited(text, bad_rows, wanted, has_quotes=options.has_quotes)
     table.notes[:0] = stream.notes
+    table.share_read = stream.share_read
     return table
 
 
@@ -419,6 +423,7 @@ class _Gathered:
             extras=self._extras,
             notes=tuple(notes),
             label_separator=LIST_SEPARATOR if self._label_column in self._table.list_columns else None,
+            share_read=self._table.share_read(),
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -73,6 +73,8 @@ class Table:
         Whether the names of the columns stood in the first line, where a row without names could be mistaken for them.
     list_columns : set of str
         Columns that hold lists of texts, joined into one; may grow while rows are read.
+    share_read : function without arguments, optional
+        How much of the input was read so far, 0 to 1; None where that is not known.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     has_header_line: bool = False
     list_columns: set[str] = field(default_factory=set)
+    share_read: Callable[[], float | None] = lambda: None
 
 
 def open_lines(text: TextStream) -> Table:
