@@ -92,6 +92,7 @@ class SequenceTagger(BaseEstimator):
         checkpoint_minutes: float | None = 5.0,
         checkpoint_steps: int | None = None,
         head: Literal["crf", "softmax"] = "crf",
+        outside_score: Literal["fitted", "trained"] = "fitted",
         scheme: Literal["auto", "IOB1", "IOB2", "IOBES", "BILOU", "BMES", "none"] = "auto",
         train_scheme: Literal["IOBES", "IOB2"] = "IOBES",
         auxiliary: tuple[str, ...] | None = None,
@@ -139,6 +140,7 @@ class SequenceTagger(BaseEstimator):
         self.checkpoint_minutes = checkpoint_minutes
         self.checkpoint_steps = checkpoint_steps
         self.head = head
+        self.outside_score = outside_score
         self.scheme = scheme
         self.train_scheme = train_scheme
         self.auxiliary = auxiliary

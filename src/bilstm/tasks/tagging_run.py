@@ -32,7 +32,8 @@ from bilstm.model_folder import check_output
 from bilstm.model_summary import LayerRow, describe_layers
 from bilstm.runtime.tagger import TaggerLayers
 from bilstm.tasks.sequence_tagging import TASK, Config, TaggerModel
-from bilstm.tasks.tagging_training import TaggingOutcome, fit_tagger, most_frequent_tags
+from bilstm.tasks.tagging_baseline import most_frequent_tags
+from bilstm.tasks.tagging_training import TaggingOutcome, fit_tagger
 from bilstm.tasks.text_report import peak_memory
 from bilstm.tasks.text_run import Job, ReadOptions, RunResult, checkpoint_of
 from bilstm.training import events

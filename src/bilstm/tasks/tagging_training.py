@@ -19,7 +19,7 @@ from bilstm.data.batching import epoch_batches, ordered_batches
 from bilstm.data.ragged import Ragged
 from bilstm.data.splitting import split_rows
 from bilstm.data.tagged_sentences import TaggedSentences
-from bilstm.data.tags import Scheme, allowed_tags, convert_tags, detect_scheme
+from bilstm.data.tags import Scheme, allowed_tags, convert_tags, detect_scheme, tags_to_spans
 from bilstm.data.word_encoder import EncodedWords, WordEncoder
 from bilstm.errors import DataError, MissingExtraError, UsageError
 from bilstm.metrics import fit_temperature
@@ -27,8 +27,10 @@ from bilstm.runtime.crf import decode
 from bilstm.runtime.engine_recurrent import resolve_precision
 from bilstm.runtime.tagger import Tagger as RuntimeTagger
 from bilstm.runtime.tagger import TaggerLayers
+from bilstm.tasks.outside_score import OUTSIDE, OutsideShift, fit_outside_shift
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.sequence_tagging import BATCH_ROWS, BATCH_STEPS, Config, TaggerModel, describe_tagger, for_data
+from bilstm.tasks.tagging_baseline import most_frequent_tags
 from bilstm.tasks.tagging_scores import KnownWords, main_score, score_tagging
 from bilstm.thread_waiting import wait_passively
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from bilstm.training.events import Listener
     from bilstm.training.loop import TrainResult
 
-__all__ = ["TaggingOutcome", "fit_tagger", "most_frequent_tags"]
+__all__ = ["TaggingOutcome", "fit_tagger"]
 
 FEW_TOKENS = 5_000  # below it a word that stands once may still be the only sign of its tag
 
@@ -139,6 +141,7 @@ def fit_tagger(
             encoder, coder.tags, coder.inner_scheme, coder.scheme, coder.intents, tagger, weights, known,
             coder.lowercase,
         )  # fmt: skip
+        shift = _move_outside_score(model, parts[1], config)
         emissions, logits = model.scores(parts[1].words)
         dev_tags = model.tags_of(emissions)
         if logits is not None:
@@ -148,6 +151,9 @@ def fit_tagger(
         dev_intents = None if logits is None else [coder.intents[at] for at in logits.argmax(axis=1)]
         metrics = model.measure(dev, dev_tags, dev_intents)
         baseline = model.measure(dev, most_frequent_tags(train, dev, coder.scheme), None)
+        if note := shift.note():
+            notes.append(note)
+            tell(events.Note(note))
     if metrics["unknown_tags"]:
         shown = ", ".join(f"{name} ({count})" for name, count in metrics["unknown_tags"].items())
         notes.append(f"The development part has tags that training lacks, scored as wrong: {shown}.")
@@ -155,6 +161,17 @@ def fit_tagger(
     return TaggingOutcome(
         model, config, result, train, dev, dev_tags, dev_intents, metrics, baseline, clock.seconds, notes
     )  # fmt: skip
+
+
+def _move_outside_score(model: TaggerModel, dev: _Part, config: Config) -> OutsideShift:
+    """Fit the score of O on the development part, and make it part of the model's weights."""
+    if config.outside_score == "trained" or model.scheme == "none" or OUTSIDE not in model.tags:
+        return OutsideShift(0.0, 0.0, 0.0)
+    gold = [tags_to_spans(row) for row in dev.sentences.tags or []]
+    shift = fit_outside_shift(model.scores(dev.words)[0], model.tagger.crf, model.tags, gold)
+    if shift.value:
+        model.add_to_tag(OUTSIDE, shift.value)
+    return shift
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------
@@ -185,13 +202,11 @@ def _schemes(sentences: TaggedSentences, valid: TaggedSentences | None, config: 
     given = None if config.scheme == "auto" else config.scheme
     notes: list[str] = []
     found: list[Scheme] = []
-    for part in (sentences, valid):
-        if part is None:
-            continue
+    for part in [sentences] if valid is None else [sentences, valid]:
         finding = detect_scheme(part.tags or [], part.where, given)
         found.append(finding.scheme)
-        note = finding.note(part.where)
-        notes += [note] if note else []
+        if note := finding.note(part.where):
+            notes.append(note)
     if len(found) == 2 and "none" in found and found[0] != found[1]:
         raise DataError(
             f"Tags of the training data are of scheme {found[0]}, those of the development part of {found[1]}.",
@@ -282,19 +297,6 @@ class _Part:
 
 def _intents(sentences: TaggedSentences) -> list[str | None]:
     return [sentence.intent for sentence in sentences.sentences]
-
-
-def most_frequent_tags(train: TaggedSentences, sentences: TaggedSentences, scheme: Scheme) -> list[list[str]]:
-    """Tag every word as training did most often, unknown words as training tags words that stand once."""
-    counts: dict[str, Counter[str]] = {}
-    for words, tags in zip(train.tokens, train.tags or [], strict=True):
-        for word, tag in zip(words, tags, strict=True):
-            counts.setdefault(word.lower(), Counter())[tag] += 1
-    best = {word: max(sorted(tags), key=tags.__getitem__) for word, tags in counts.items()}
-    rare = Counter(tag for tags in counts.values() if tags.total() == 1 for tag in tags)
-    default = max(sorted(rare), key=rare.__getitem__) if rare else max(best.values())
-    answers = [[best.get(word.lower(), default) for word in words] for words in sentences.tokens]
-    return [convert_tags(row, scheme) for row in answers]
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
