@@ -26,7 +26,8 @@ from bilstm.runtime.crf import CrfWeights, decode
 __all__ = ["OUTSIDE", "OutsideShift", "fit_outside_shift"]
 
 OUTSIDE = "O"
-STEP, LOWEST, HIGHEST = 0.25, -4.0, 2.0
+STEP, MOST_STEPS = 0.25, 16
+DOWNHILL = 6  # steps in a row without a better F1 after which a direction is left
 LEAST_GAIN = 0.002  # of F1; less may be chance, and then the trained score stays
 
 
@@ -71,15 +72,21 @@ def fit_outside_shift(
         less than `LEAST_GAIN`.
     """
     outside = list(tags).index(OUTSIDE)
-    shifts = np.arange(LOWEST, HIGHEST + STEP / 2, STEP)
-    scores = np.array([_f1(emissions, crf, tags, gold, outside, shift) for shift in shifts])
-    smooth = np.convolve(np.pad(scores, 1, mode="edge"), np.full(3, 1 / 3), mode="valid")
-    trained = int(np.flatnonzero(shifts == 0.0)[0])
+    found: dict[int, float] = {0: _f1(emissions, crf, tags, gold, outside, 0.0)}
+    for direction in (-1, 1):
+        best = 0
+        for at in range(direction, direction * (MOST_STEPS + 1), direction):
+            found[at] = _f1(emissions, crf, tags, gold, outside, at * STEP)
+            if found[at] > found[best]:
+                best = at
+            elif abs(at - best) == DOWNHILL:
+                break
+    smooth = {at: np.mean([found.get(near, found[at]) for near in (at - 1, at, at + 1)]) for at in found}
     # Of equal ones the nearest to what was trained.
-    best = max(range(len(shifts)), key=lambda at: (smooth[at], -abs(at - trained)))
-    if min(smooth[best] - smooth[trained], scores[best] - scores[trained]) < LEAST_GAIN:
-        best = trained
-    return OutsideShift(float(shifts[best]), float(scores[trained]), float(scores[best]))
+    best = max(found, key=lambda at: (smooth[at], -abs(at)))
+    if min(smooth[best] - smooth[0], found[best] - found[0]) < LEAST_GAIN:
+        best = 0
+    return OutsideShift(best * STEP, found[0], found[best])
 
 
 def _f1(
