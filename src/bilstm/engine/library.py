@@ -149,8 +149,10 @@ def _candidate() -> Path:
         return Path(named)
     suffix = "dylib" if sys.platform == "darwin" else "so"
     beside = Path(__file__).with_name(f"libbilstm_engine.{suffix}")
+    if beside.is_file():  # asked first: `sysconfig` takes as long as a short text in the engine
+        return beside
     installed = Path(sysconfig.get_path("platlib"), "bilstm", "engine", beside.name)
-    return installed if installed.is_file() and not beside.is_file() else beside
+    return installed if installed.is_file() else beside
 
 
 @cache
