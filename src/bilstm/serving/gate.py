@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import itertools
 import json
 import re
 import secrets
@@ -38,14 +39,14 @@ _LABELS = frozenset({"/", "/v1/predict", "/v1/explain", "/v1/models", "/healthz"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ALL_BODIES_BYTES = 64 * 2**20  # that are being read at once, whatever the single limit is
 _DRAIN_SECONDS, _DRAIN_BYTES = 2.0, 32 * 2**20
-_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "x-frame-options": "DENY",
-    "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-}
+# Of every answer, unless it brings its own.
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
 
 
 @dataclass
@@ -110,6 +111,7 @@ class Gate:
         self._app, self._settings, self.keys = app, settings, keys
         self._tickets, self._measurements, self._log, self._phase = tickets, measurements, log, phase
         self._hosts = _allowed_hosts(settings)
+        self._id_start, self._numbers = secrets.token_hex(4), itertools.count(1)
         self._origins = frozenset(settings.cors_origins or ())
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -122,7 +124,7 @@ class Gate:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given_id = headers.get(b"x-request-id", b"").decode("latin-1")
         facts = RequestFacts(
-            given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(8),
+            given_id if _REQUEST_ID.fullmatch(given_id) else f"{self._id_start}-{next(self._numbers)}",
             scope.get(PRESENCE) or ClientPresence(),
         )
         scope[FACTS] = facts
@@ -198,7 +200,6 @@ class Gate:
                 403, "forbidden_origin", "Pages of other origins may not call this server.", "See --cors-origins."
             )
         answer.extra = {"access-control-allow-origin": origin, "vary": "Origin"}
-        answer.extra["cross-origin-resource-policy"] = "cross-origin"
         if scope["method"] != "OPTIONS" or b"access-control-request-method" not in headers:
             return False
         answer.extra["access-control-allow-methods"] = "GET, POST"
@@ -285,18 +286,13 @@ class Gate:
             if message["type"] == "http.response.start":
                 answer.is_started = True
                 facts.status = message["status"]
-                own = {name.lower() for name, _ in message["headers"]}
-                added = {**_HEADERS, **answer.extra, "x-request-id": facts.id}
+                added = [*_HEADERS, (b"x-request-id", facts.id.encode())]
+                added += [(name.encode(), value.encode("latin-1")) for name, value in answer.extra.items()]
                 if self._phase.is_stopping or not answer.is_body_read:
-                    added["connection"] = "close"
-                message["headers"] = [
-                    *message["headers"],
-                    *(
-                        (name.encode(), value.encode("latin-1"))
-                        for name, value in added.items()
-                        if name.encode() not in own
-                    ),
-                ]
+                    added.append((b"connection", b"close"))
+                given: list[tuple[bytes, bytes]] = list(message["headers"])
+                own = {name for name, _ in given}
+                message["headers"] = [*given, *(header for header in added if header[0] not in own)]
             await send(message)
 
         return sender

@@ -27,7 +27,6 @@ PAGE_POLICY = (
 REPORT_HEADERS = {
     "content-security-policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
-    "x-frame-options": "SAMEORIGIN",
 }
 CARD_HEADERS = {"content-security-policy": "sandbox; default-src 'none'; frame-ancestors 'none'"}
 
