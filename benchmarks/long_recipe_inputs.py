@@ -29,7 +29,10 @@ DEV_ROWS = 2_500
 
 def read_inputs(data: Path, vocabulary_size: int, seed: int) -> dict[str, np.ndarray]:
     """Read and encode all texts; arrays by name."""
-    train, rest, test = (read_records([str(data / f"{n}.csv.gz")]) for n in ("train", "unlabelled", "test"))
+    train, rest, test = (
+        read_records(str(data / f"{name}.csv.gz"), labels="none" if name == "unlabelled" else "required")
+        for name in ("train", "unlabelled", "test")
+    )
     encoder = TextEncoder.build([*train.texts, *rest.texts], WordTokenizer(), max_size=vocabulary_size, min_count=2)
     arrays: dict[str, np.ndarray] = {"vocabulary_size": np.array(len(encoder.vocabulary))}
     for name, records in (("train", train), ("unlabelled", rest), ("test", test)):
