@@ -93,6 +93,7 @@ details.fold>summary{color:var(--first);margin:.8em 0 .4em;width:fit-content}
 .wrong{color:var(--second);font-weight:600}
 .right{font-weight:600}
 mark{background:none;color:inherit;border-bottom:2px solid var(--third)}
+mark span{white-space:nowrap}.beside{display:inline-block;min-width:3.5em}
 mark sub{color:var(--soft);font-size:11px;padding-left:3px;display:inline-block;text-decoration:none}
 mark.missed{border-bottom-color:var(--first);font-weight:600}
 mark.false{border-bottom-color:var(--second);color:var(--second);text-decoration:line-through}

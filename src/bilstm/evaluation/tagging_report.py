@@ -33,6 +33,7 @@ __all__ = ["TaggingMistake", "build_tagging_report", "score_rows"]
 
 SHOWN_TYPES = 20  # of the confusion matrix
 SHOWN_ROWS = 60  # of the table of types
+BESIDE = 8  # types whose confusion matrix has room beside their table
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _verdict(data: ReportData, name: str, value: float) -> Html | None:
         return None
     other = _main(data.baseline.scores)[1]
     gap = f"{abs(100 * (value - other)):.1f} points"
-    said = f"{data.baseline.name} ({percent(other)} {name})"
+    said = f"tagging {data.baseline.name} ({percent(other)} {name})"
     if value > other:
         return tag("div", paragraph(tag("strong", f"It is {gap} ahead of {said}.")), class_="verdict ahead")
     advice = " Give it more sentences, more epochs or other settings before you use it."
@@ -176,7 +177,7 @@ def _types(data: ReportData, key: str) -> Html:
     rows = [
         (
             isolated(name),
-            join(share_bar(counts["f1"]), percent(counts["f1"])),
+            join(share_bar(counts["f1"]), tag("span", percent(counts["f1"]), class_="beside")),
             percent(counts["precision"]),
             percent(counts["recall"]),
             integer(counts["support"]),
@@ -188,7 +189,9 @@ def _types(data: ReportData, key: str) -> Html:
     left_out = len(ordered) - len(rows)
     more = paragraph(f"{left_out} rarer ones are not shown.", class_="hint") if left_out > 0 else None
     per_type = join(table((what, "F1", "Precision", "Recall", "True", "Answered"), rows), more)
-    return section(key, f"Each {what.lower()}", columns(per_type, _confusion(data, has_spans)))
+    confusion = _confusion(data, has_spans)
+    both = columns(per_type, confusion) if len(found) <= BESIDE else join(per_type, confusion)
+    return section(key, f"Each {what.lower()}", both)
 
 
 def _confusion(data: ReportData, has_spans: bool) -> Html:
@@ -251,7 +254,9 @@ def _line(name: str, tokens: Sequence[str], right: Sequence[Span], different: Se
     for span, kind in sorted(marked):
         begin, end = offsets[span.begin][0], offsets[span.end - 1][1]
         pieces.append(text[place:begin])
-        pieces.append(tag("mark", text[begin:end], tag("sub", span.type), class_=kind))
+        last = text.rfind(" ", begin, end) + 1 or begin  # the type stays on the line of the last word
+        kept = tag("span", text[last:end], tag("sub", span.type))
+        pieces.append(tag("mark", text[begin:last], kept, class_=kind))
         place = end
     pieces.append(text[place:])
     return paragraph(tag("bdi", *pieces))

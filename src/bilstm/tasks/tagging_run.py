@@ -33,6 +33,7 @@ from bilstm.model_summary import LayerRow, describe_layers
 from bilstm.runtime.tagger import TaggerLayers
 from bilstm.tasks.sequence_tagging import TASK, Config, TaggerModel
 from bilstm.tasks.tagging_baseline import most_frequent_tags
+from bilstm.tasks.tagging_scores import main_score
 from bilstm.tasks.tagging_training import TaggingOutcome, fit_tagger
 from bilstm.tasks.text_report import peak_memory
 from bilstm.tasks.text_run import Job, ReadOptions, RunResult, checkpoint_of
@@ -42,6 +43,7 @@ from bilstm.versions import environment
 __all__ = ["describe_tagger_layers", "mistakes_of", "read_tagged_part", "run", "tagger_name"]
 
 MOST_MISTAKES = 30
+_TITLES = {"slots": "Slots and intents", "jsonl": "Tags"}
 BASELINE = "each word with its most frequent tag"
 
 
@@ -293,7 +295,8 @@ def _report_data(
     parts += [("test part", scored)] if is_final else []
     part = "test" if is_final else "dev"
     return ReportData(
-        title=f"{sentences.tag_column or 'tags'} of {', '.join(Path(path).name for path in job.data)}",
+        title=f"{_TITLES.get(sentences.format, sentences.tag_column) or 'tags'} of "
+        f"{', '.join(Path(path).name for path in job.data)}",
         kind="tagging",
         scores=summary[part],
         scored_on=f"the {'test' if is_final else 'development'} part of {len(scored):,} sentences",
@@ -307,7 +310,7 @@ def _report_data(
         baseline=BaselineData(BASELINE, summary["baseline"][part], 0.0),
         epochs=outcome.result.history,
         best_epoch=outcome.result.best_epoch or None,
-        score_name="span F1" if model.scheme != "none" else "share of tags right",
+        score_name=main_score(outcome.dev_metrics)[0],
         score_is_share=True,
         layers=describe_tagger_layers(model.tagger.layers),
         settings=to_mapping(outcome.config),
