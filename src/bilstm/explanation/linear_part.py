@@ -15,7 +15,7 @@ import numpy as np
 
 from bilstm.runtime.ngram_linear import LinearHead, NgramLinear
 
-__all__ = ["Occurrences", "margins_without", "occurrences_of", "word_shares"]
+__all__ = ["Occurrences", "margins_without", "occurrences_of", "phrase_values", "word_shares"]
 
 
 class Occurrences(NamedTuple):
@@ -73,6 +73,34 @@ def word_shares(linear: NgramLinear, weights: Sequence[float], words: Sequence[s
             inside = found.orders[read] > offset
             np.add.at(shares, found.starts[read][inside] + offset, part[inside])
     return shares
+
+
+def phrase_values(linear: NgramLinear, weights: Sequence[float], found: Occurrences, cuts: np.ndarray) -> np.ndarray:
+    """Return what runs of words add through the linear models: their n-grams that stand wholly inside.
+
+    Parameters
+    ----------
+    found : Occurrences
+        Of the text.
+    cuts : ndarray of shape (runs, 2), int64
+
+    Returns
+    -------
+    ndarray of shape (runs, outputs), float64
+        For the run that is the whole text the weighted margin less its intercepts.
+    """
+    different, inverse, counts = np.unique(found.features, return_inverse=True, return_counts=True)
+    of_place = np.zeros((len(found.features), linear.heads[0].weights.shape[0]))
+    for head, weight in zip(linear.heads, weights, strict=True):
+        if weight != 0.0:
+            read = np.flatnonzero(found.features < head.weights.shape[1])
+            per_place = weight * _values(head, different, counts) / counts
+            of_place[read] += head.weights[:, found.features[read]].T * per_place[inverse[read]][:, None]
+    result = np.zeros((len(cuts), of_place.shape[1]))
+    ends = found.starts + found.orders
+    for row, (start, end) in enumerate(cuts.tolist()):
+        result[row] = of_place[(found.starts >= start) & (ends <= end)].sum(axis=0)
+    return result
 
 
 def _values(head: LinearHead, features: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -80,6 +80,11 @@ class Model:
         ]
         self._engine_layers = self._build_engine_layers() if self.backend == "engine" else {}
 
+    @property
+    def threads(self) -> int | None:
+        """Threads of the engine; None: every processor that the process may use."""
+        return self._threads
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy by description and weights: what the engine laid out belongs to one process."""
         return _rebuild, (self.description, self._weights, self.backend, self.precision, self._threads)

@@ -1,0 +1,227 @@
+"""The table of methods: each takes a subject and a batch of texts and gives what every word adds to the scores.
+
+A score is network part + linear part; the linear part is explained exactly whatever the method (`linear_part`), the
+network by the method named. Imports the methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bilstm.data.ragged import Ragged
+from bilstm.errors import UsageError
+from bilstm.explanation.decomposition import phrase_logits
+from bilstm.explanation.gradients import StepAttribution, gradient_times_input, integrated_gradients
+from bilstm.explanation.linear_part import margins_without, occurrences_of, phrase_values
+from bilstm.explanation.network import attention_of
+from bilstm.explanation.occlusion import logits_without
+from bilstm.explanation.relevance import relevance
+from bilstm.explanation.subject import TextSubject
+from bilstm.explanation.words import TextWords
+
+__all__ = ["DEFAULT", "METHODS", "QUICK_POINTS", "Attributed", "Method", "method_named", "scores_without"]
+
+# Measured (docs/explanations.md): as faithful as with as many points as completeness asks for, at a fixed small price.
+QUICK_POINTS = 3
+DEFAULT = "quick-gradients"
+
+
+@dataclass(frozen=True, eq=False)
+class Attributed:
+    """What a method says about one text.
+
+    Parameters
+    ----------
+    values : ndarray of shape (words, targets), float64
+    baseline_score : ndarray of shape (targets,), or None
+    gap : float or None
+    is_weights : bool
+        The values are weights of attention.
+    """
+
+    values: np.ndarray
+    baseline_score: np.ndarray | None = None
+    gap: float | None = None
+    is_weights: bool = False
+
+
+# subject, words of the texts, their vectors, contrasts (texts, targets, outputs) -> one entry a text
+Attribute = Callable[[TextSubject, Sequence[TextWords], Ragged, np.ndarray], list[Attributed]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to explain.
+
+    Parameters
+    ----------
+    name : str
+    baseline : str
+        In words, what the text is compared with.
+    attribute : function
+    """
+
+    name: str
+    baseline: str
+    attribute: Attribute
+
+
+# ---- methods that take the network's score apart step by step ----
+
+
+def _by_steps(run: Callable[[TextSubject, Ragged, np.ndarray], StepAttribution]) -> Attribute:
+    """Make a method of a function that explains one contrast of logits a text."""
+
+    def attribute(
+        subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray
+    ) -> list[Attributed]:
+        texts, targets, _ = contrasts.shape
+        repeated = vectors.select(np.repeat(np.arange(texts), targets)) if targets > 1 else vectors
+        flat = contrasts.reshape(texts * targets, -1)
+        found = run(subject, repeated, flat * subject.network_weight)
+        constant = flat @ subject.constant() + subject.score_constant()
+        result = []
+        for row, one in enumerate(words):
+            rows = slice(row * targets, (row + 1) * targets)
+            first, last = repeated.offsets[row * targets], repeated.offsets[(row + 1) * targets]
+            steps = found.values[first:last].reshape(targets, -1)
+            values = np.stack([np.bincount(one.word_of_step, part, minlength=len(one)) for part in steps], axis=1)
+            values = values + subject.word_shares(one) @ contrasts[row].T
+            result.append(Attributed(values, found.baseline_score[rows] + constant[rows], float(found.gap[rows].max())))
+        return result
+
+    return attribute
+
+
+def _integrated(subject: TextSubject, batch: Ragged, contrasts: np.ndarray) -> StepAttribution:
+    return integrated_gradients(subject.network, batch, subject.baseline, contrasts)
+
+
+def _quick(subject: TextSubject, batch: Ragged, contrasts: np.ndarray) -> StepAttribution:
+    return integrated_gradients(subject.network, batch, subject.baseline, contrasts, points=QUICK_POINTS)
+
+
+def _gradient(subject: TextSubject, batch: Ragged, contrasts: np.ndarray) -> StepAttribution:
+    return gradient_times_input(subject.network, batch, subject.baseline, contrasts)
+
+
+def _relevance(subject: TextSubject, batch: Ragged, contrasts: np.ndarray) -> StepAttribution:
+    return relevance(subject.network, batch, contrasts)
+
+
+# ---- methods that leave words out ----
+
+
+def scores_without(
+    subject: TextSubject,
+    words: Sequence[TextWords],
+    vectors: Ragged,
+    contrasts: np.ndarray,
+    cuts: Sequence[np.ndarray],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return, for each text, its scores (targets,) and its scores without each run of words (cuts, targets).
+
+    Parameters
+    ----------
+    cuts : sequence of ndarray of shape (cuts, 2), int64
+        For each text: first word left out, and the first one kept again.
+    """
+    step_cuts = [
+        np.searchsorted(one.word_of_step, part).astype(np.int64).reshape(-1, 2)
+        for one, part in zip(words, cuts, strict=True)
+    ]
+    rows = np.repeat(np.arange(len(words)), [len(part) for part in cuts])
+    without = logits_without(subject.network, vectors, rows, np.concatenate([np.zeros((0, 2), np.int64), *step_cuts]))
+    whole = subject.network.run(vectors)
+    result, first = [], 0
+    for row, (one, part) in enumerate(zip(words, cuts, strict=True)):
+        logits = subject.network_weight * np.concatenate(
+            [whole[row : row + 1], without[first : first + len(part)]]
+        ).astype(np.float64)
+        first += len(part)
+        if subject.linear is not None and subject.joining is not None:
+            linear = margins_without(subject.linear, subject.linear_weights, one.keys, part)
+            logits += np.concatenate([linear[0][None], linear[1]]) + subject.joining.shift
+        scores = logits @ contrasts[row].T + subject.score_constant()
+        result.append((scores[0], scores[1:]))
+    return result
+
+
+def _occlusion(
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray
+) -> list[Attributed]:
+    found = scores_without(subject, words, vectors, contrasts, [_single_words(one) for one in words])
+    return [Attributed(whole - without) for whole, without in found]
+
+
+def _decomposition(
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray
+) -> list[Attributed]:
+    steps = [np.searchsorted(one.word_of_step, _single_words(one)).reshape(-1, 2) for one in words]
+    rows = np.repeat(np.arange(len(words)), [len(one) for one in words])
+    found = phrase_logits(subject.network, vectors, rows, np.concatenate([np.zeros((0, 2), np.int64), *steps]))
+    result, first = [], 0
+    for row, one in enumerate(words):
+        values = found[first : first + len(one)] * subject.network_weight
+        first += len(one)
+        if subject.linear is not None:
+            places = occurrences_of(subject.linear, one.keys)
+            values = values + phrase_values(subject.linear, subject.linear_weights, places, _single_words(one))
+        result.append(Attributed(values @ contrasts[row].T))
+    return result
+
+
+# ---- weights that explain nothing by themselves ----
+
+
+def _attention(
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray
+) -> list[Attributed]:
+    trace = subject.network.trace(vectors)
+    pooling = [one for one in trace.layers if "attention_weight" in one.weights]
+    if not pooling:
+        raise UsageError("this model has no attention: it pools in another way.", "Choose another method.")
+    shares = attention_of(pooling[0], vectors.offsets)[0].astype(np.float64)
+    result = []
+    for row, one in enumerate(words):
+        part = shares[vectors.offsets[row] : vectors.offsets[row + 1]]
+        values = np.bincount(one.word_of_step, part, minlength=len(one))
+        result.append(Attributed(np.tile(values[:, None], (1, contrasts.shape[1])), is_weights=True))
+    return result
+
+
+def _single_words(one: TextWords) -> np.ndarray:
+    places = np.arange(len(one))
+    return np.stack([places, places + 1], axis=1)
+
+
+_UNKNOWN = "a text of as many unknown words, and no n-gram"
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("quick-gradients", _UNKNOWN, _by_steps(_quick)),
+        Method("occlusion", "the same text without the word", _occlusion),
+        Method("integrated-gradients", _UNKNOWN, _by_steps(_integrated)),
+        Method("relevance", "what biases and intercepts give", _by_steps(_relevance)),
+        Method("contextual-decomposition", "the rest of the text, left to itself", _decomposition),
+        Method("gradient-x-input", _UNKNOWN, _by_steps(_gradient)),
+        Method("attention", "none: weights of pooling are no attribution", _attention),
+    )
+}
+
+
+def method_named(name: str) -> Method:
+    """Return a method.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name.
+    """
+    if name not in METHODS:
+        raise UsageError(f"there is no method {name!r}.", f"The methods are {', '.join(METHODS)}.")
+    return METHODS[name]
