@@ -6,32 +6,24 @@ machine that only predicts never needs them.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bilstm import description
-from bilstm.data.batching import epoch_batches, ordered_batches
 from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
 from bilstm.data.splitting import split_rows
 from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from bilstm.data.vocabulary import IdEncoder, TextEncoder
-from bilstm.description import Layer
 from bilstm.errors import DataError, MissingExtraError, UsageError
 from bilstm.evaluation.joining import fit_joining
 from bilstm.metrics import Temperature, fit_temperature
-from bilstm.metrics.multilabel import micro_f1
-from bilstm.runtime.engine_recurrent import resolve_precision
 from bilstm.runtime.model import Model as RuntimeModel
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import (
-    BATCH_ROWS,
-    BATCH_STEPS,
     Config,
     JoinedLinear,
     TextModel,
@@ -42,6 +34,7 @@ from bilstm.tasks.text_classification import (
     output_count,
     words_of,
 )
+from bilstm.tasks.text_network import Part, train_network, vocabulary_size_of
 from bilstm.thread_waiting import wait_passively
 
 if TYPE_CHECKING:
@@ -51,7 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "build_encoder", "development_part", "fit", "fit_baseline", "words_of"]
 
-TYPICAL_LENGTH = 180  # tokens of a text to which `adversarial_norm` refers
 MIN_JOIN_ROWS = 100  # fewer development rows say little about three weights
 MIN_JOIN_GAIN = 0.02  # of the log loss; less is not worth a second model in the folder
 FEW_ROWS = 1_000  # below it a word that stands once may still be the only sign of its class
@@ -172,9 +164,9 @@ def fit(
             for note in linear.notes:
                 tell(events.Note(note))
     shift, scale = _standardisation(train_targets, labels)
-    layers, weights, result = _train_layers(
-        _Part(train_ids, (train_targets - shift) / scale if labels.kind == "regression" else train_targets),
-        _Part(dev_ids, (dev_targets - shift) / scale if labels.kind == "regression" else dev_targets),
+    layers, weights, result = train_network(
+        Part(train_ids, (train_targets - shift) / scale if labels.kind == "regression" else train_targets),
+        Part(dev_ids, (dev_targets - shift) / scale if labels.kind == "regression" else dev_targets),
         encoder, labels, config, checkpoint, resume, tell, clock,
     )  # fmt: skip
     runtime = RuntimeModel(layers, weights, threads=config.threads)
@@ -237,20 +229,6 @@ def _join(
     return joining.join(network_logits, margins), note
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Encoded texts and their targets; numbers are standardised."""
-
-    ids: Ragged
-    targets: np.ndarray
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for array in (self.ids.values, self.ids.offsets, self.targets):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
-
-
 def _take(texts: Texts, rows: np.ndarray) -> Texts:
     if isinstance(texts, Ragged):
         return texts.select(rows)
@@ -299,17 +277,13 @@ def _plan(
     train_ids: Ragged, dev_ids: Ragged, encoder: TextEncoder | IdEncoder, labels: LabelSet, config: Config
 ) -> str:
     """Say in one line what is about to happen."""
-    known = _vocabulary_size(encoder)
+    known = vocabulary_size_of(encoder)
     shapes = description.weight_shapes(describe_model(config, known, output_count(labels))).values()
     parameters = sum(math.prod(shape) for shape in shapes)
     return (
         f"{len(train_ids):,} texts to train on (median {int(np.median(train_ids.lengths)):,} tokens), "
         f"{len(dev_ids):,} to choose the epoch by; {known:,} known tokens, {parameters:,} parameters."
     )
-
-
-def _vocabulary_size(encoder: TextEncoder | IdEncoder) -> int:
-    return encoder.vocabulary_size if isinstance(encoder, IdEncoder) else len(encoder.vocabulary)
 
 
 def fit_baseline(
@@ -342,138 +316,3 @@ def _standardisation(targets: np.ndarray, labels: LabelSet) -> tuple[float, floa
         return 0.0, 1.0
     spread = float(targets.std(dtype=np.float64))
     return float(targets.mean(dtype=np.float64)), spread if spread > 0 else 1.0
-
-
-def _train_layers(
-    train_part: _Part,
-    dev_part: _Part,
-    encoder: TextEncoder | IdEncoder,
-    labels: LabelSet,
-    config: Config,
-    checkpoint: str | None,
-    resume: bool,
-    tell: Listener,
-    clock: Clock,
-) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
-    """Train the torch face of the model; return its description and best weights."""
-    import torch
-
-    from bilstm.layers.model import build_model, weights_of
-    from bilstm.layers.randomness import Randomness
-    from bilstm.training.loop import train
-
-    vocabulary_size = _vocabulary_size(encoder)
-    layers = describe_model(config, vocabulary_size, output_count(labels))
-    randomness = Randomness(config.seed)
-    precision = resolve_precision(config.backend, config.precision)
-    net = build_model(layers, randomness, backend=config.backend, precision=precision, threads=config.threads)
-    is_going_on = resume and checkpoint is not None and os.path.isdir(checkpoint)
-    if config.vectors == "in-domain" and config.tokenizer != "characters" and not is_going_on:
-        from bilstm.training.word_vectors import train_word_vectors
-
-        with clock.phase("word vectors"):
-            vectors = train_word_vectors(
-                train_part.ids, vocabulary_size, config.embedding_size, epochs=config.vector_epochs, seed=config.seed
-            )
-        with torch.no_grad():
-            net.get_parameter(f"layers.{_embedding_index(layers)}.weight").copy_(torch.from_numpy(vectors))
-    objective = _Objective(net, train_part, labels, config)
-    with clock.phase("training"):
-        result = train(
-            net,
-            objective.step_loss,
-            lambda: objective.dev_score(dev_part),
-            lambda epoch: epoch_batches(
-                train_part.ids.lengths,
-                max_rows=config.batch_size,
-                max_steps=config.batch_steps or 2**40,
-                seed=config.seed,
-                epoch=epoch,
-            ),
-            config,
-            checkpoint=checkpoint,
-            resume=resume,
-            progress=tell,
-            randomness=randomness,
-            data_fingerprint=f"{train_part.fingerprint()} {dev_part.fingerprint()}",
-        )
-    return layers, weights_of(net), result
-
-
-def _embedding_index(layers: tuple[Layer, ...]) -> int:
-    return next(number for number, layer in enumerate(layers) if isinstance(layer, description.Embedding))
-
-
-class _Objective:
-    """Loss of a batch and score of the development part, for the labels' kind."""
-
-    def __init__(self, net: Any, train_part: _Part, labels: LabelSet, config: Config):
-        import torch
-
-        from bilstm.training import objectives
-
-        self._net, self._part, self._kind, self._config = net, train_part, labels.kind, config
-        self._objectives = objectives
-        self._targets = torch.tensor(train_part.targets)
-        self._class_weights = None
-        # a change of the same size at every step, whatever the length of the texts
-        median = float(np.median(train_part.ids.lengths)) if len(train_part.ids) else 0.0
-        per_text = config.adversarial_norm
-        self._adversarial_norm = None if per_text is None else per_text * math.sqrt(max(median, 1.0) / TYPICAL_LENGTH)
-        if config.class_weights == "balanced" and labels.kind in ("binary", "multiclass"):
-            self._class_weights = objectives.balanced_class_weights(self._targets, len(labels.names))
-
-    def step_loss(self, rows: np.ndarray) -> Any:
-        """Return the loss of the training rows and, for classes, their accuracy."""
-        import torch
-
-        targets = self._targets[torch.from_numpy(rows)]
-        embedded = self._net.embed(self._part.ids.select(rows))
-        norm = self._adversarial_norm
-        seen: list[Any] = []
-
-        def loss_of(values: Any) -> Any:
-            logits = self._net.run_from_embedded(values)
-            seen.append(logits.detach())
-            return self._loss(logits, targets)
-
-        if norm is None:
-            loss = loss_of(embedded)
-        else:
-            plain, adversarial = self._objectives.adversarial_loss(loss_of, embedded, norm)
-            loss = 0.5 * (plain + adversarial)
-        if self._kind in ("binary", "multiclass"):
-            return loss, float((_classes(seen[0]) == targets).float().mean())
-        return loss
-
-    def _loss(self, logits: Any, targets: Any) -> Any:
-        smoothing = self._config.label_smoothing
-        if self._kind == "binary":
-            return self._objectives.binary_cross_entropy(logits, targets, self._class_weights, smoothing)
-        if self._kind == "multiclass":
-            return self._objectives.cross_entropy(logits, targets, self._class_weights, smoothing)
-        if self._kind == "multilabel":
-            return self._objectives.multi_label_cross_entropy(logits, targets)
-        return self._objectives.mean_squared_error(logits, targets)
-
-    def dev_score(self, part: _Part) -> Any:
-        """Return accuracy, micro F1 or the negative root mean squared error (standardised), and the mean loss."""
-        import torch
-
-        from bilstm.training.loop import DevScore
-
-        logits = torch.zeros(len(part.ids), self._net.description[-1].output_size)
-        for rows in ordered_batches(part.ids.lengths, max_rows=BATCH_ROWS, max_steps=BATCH_STEPS):
-            logits[torch.from_numpy(rows)] = self._net(part.ids.select(rows))
-        targets = torch.tensor(part.targets)
-        loss = float(self._loss(logits, targets))
-        if self._kind == "regression":
-            return DevScore(-(loss**0.5), loss)
-        if self._kind == "multilabel":
-            return DevScore(micro_f1(part.targets, (logits > 0).numpy()), loss)
-        return DevScore(float((_classes(logits) == targets).float().mean()), loss)
-
-
-def _classes(logits: Any) -> Any:
-    """Return the most probable class of each row: by sign of a single logit, else by the largest."""
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
