@@ -151,6 +151,33 @@ def test_adversarial_loss_of_a_linear_model_by_hand():
     assert worst.item() == pytest.approx(expected_worst, rel=1e-12)
 
 
+def test_one_pass_back_less_gives_the_same_gradients():
+    table, weight, unused = (_doubles(4, 3, seed=seed).requires_grad_() for seed in (1, 2, 3))
+    ids = torch.tensor([0, 1, 1, 3, 2])
+    passes = []
+
+    def loss_of(embedded):
+        logits = torch.tanh(embedded.values) @ weight.T
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: passes.append(1))
+        return nn.functional.cross_entropy(logits, torch.tensor([0, 3, 1, 2, 2]))
+
+    found = []
+    for parameters in ((), (weight, unused)):
+        passes.clear()
+        embedded = Ragged(2.0 * table[ids], torch.tensor([0, 2, 5]))
+        plain, worst = adversarial_loss(loss_of, embedded, 0.3, parameters)
+        (0.25 * plain + 0.75 * worst).backward()
+        found.append((plain.item(), worst.item(), table.grad.clone(), weight.grad.clone(), len(passes)))
+        assert unused.grad is None
+        table.grad, weight.grad = None, None
+    three, two = found
+    assert (three[4], two[4]) == (3, 2)
+    assert three[:2] == two[:2]
+    for one, other in zip(three[2:4], two[2:4], strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-12, atol=1e-14)
+
+
 def test_no_gradient_flows_through_the_perturbation():
     weight = torch.tensor([[0.5, -0.2]], dtype=torch.float64, requires_grad=True)
     values = torch.ones(2, 2, dtype=torch.float64).requires_grad_()

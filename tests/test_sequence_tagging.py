@@ -315,6 +315,39 @@ def test_every_weight_gets_a_gradient():
         assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("head", ["crf", "softmax"])
+def test_adversarial_step_has_the_gradients_of_two_separate_losses(head):
+    """The step keeps the first gradient; here the move is computed apart and both losses go back on their own."""
+    from bilstm.tasks import tagging_training
+    from bilstm.training.objectives import perturbation
+
+    tokens, tags, intents = made_up(12, 17)
+    sentences = sentences_of(tokens, tags, intents)
+    # No dropout: both ways must see the same network. One thread, no engine in bfloat16.
+    settings = {"dropout": 0.0, "embedding_dropout": 0.0, "word_dropout": 0.0, "adversarial_norm": 0.5, "head": head}
+    config = from_mapping(Config, {**SMALL, **settings})
+    coder = tagging_training._TagCoder.build(sentences, "IOB2", config)
+    encoder = tagging_training.WordEncoder.build(tokens, min_count=1)
+    part = tagging_training._Part.of(sentences, encoder, coder)
+    layers = describe_tagger(config, encoder, len(coder.tags), 2)
+    net = Tagger(layers, allowed_tags(coder.tags, coder.inner_scheme), Randomness(3)).train()
+    objective = tagging_training._Objective(net, part, coder, config)
+    rows = np.arange(12)
+    objective.step_loss(rows).backward()
+    found = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
+    net.zero_grad()
+    features = net.features(part.words.batch(rows))
+    plain = objective._loss(net.run_from_features(features), part, rows)
+    (gradient,) = torch.autograd.grad(plain, features.values)
+    move = perturbation(gradient, torch.as_tensor(features.offsets), 0.5)
+    for moved in (torch.zeros_like(move), move):
+        again = net.features(part.words.batch(rows))
+        scores = net.run_from_features(again.with_values(again.values + moved))
+        (0.5 * objective._loss(scores, part, rows)).backward()
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
 # ---- estimator -----------------------------------------------------------------------------------------------------
 
 

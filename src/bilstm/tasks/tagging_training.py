@@ -403,6 +403,8 @@ class _Objective:
 
     def __init__(self, net: Any, part: _Part, coder: _TagCoder, config: Config):
         self._net, self._part, self._coder, self._config = net, part, coder, config
+        own = {id(weight) for weight in net.features.parameters()}
+        self._later = [weight for weight in net.parameters() if id(weight) not in own and weight.requires_grad]
 
     def step_loss(self, rows: np.ndarray) -> Any:
         """Return the loss of the training rows: mean over tokens of the tags' loss, and the further heads' shares."""
@@ -416,7 +418,7 @@ class _Objective:
 
         if norm is None:
             return loss_of(features)
-        plain, adversarial = adversarial_loss(loss_of, features, norm)
+        plain, adversarial = adversarial_loss(loss_of, features, norm, self._later)
         return 0.5 * (plain + adversarial)
 
     def _loss(self, scores: Any, part: _Part, rows: np.ndarray) -> Any:
@@ -441,11 +443,9 @@ class _Objective:
         """Mean over tokens; sentences with a tag that training lacks are left out."""
         from torch.nn import functional
 
-        if not len(tags):
-            return emissions.values.sum()
+        if not bool((tags >= 0).any()):
+            return emissions.values.sum() * 0.0
         if self._net.crf is None:
-            if not bool((tags >= 0).any()):
-                return emissions.values.sum() * 0.0
             return functional.cross_entropy(
                 emissions.values, tags, ignore_index=-1, label_smoothing=self._config.label_smoothing
             )
