@@ -569,3 +569,12 @@ def test_a_damaged_gzip_file_is_never_read_differently(flips):
         one_line(error)
     else:  # bits of the gzip header (time, operating system) carry no content
         assert records.texts == ["a good film", "a bad film"]
+
+
+def test_a_name_with_a_line_break_in_a_damaged_file_of_ids_stays_on_one_line(tmp_path):
+    path = tmp_path / "t.npz"
+    body = pickle.dumps(object_array([1, 2], [3]), protocol=4).replace(b"numpy", b"n\nmpy", 1)
+    npz_with(path, "x_train", body, (2,))
+    with pytest.raises(DataError, match=r"n\\nmpy") as caught:
+        read_ids(path)
+    one_line(caught.value)

@@ -334,7 +334,7 @@ class _ListsOfIds:
         if not isinstance(module, str) or not isinstance(name, str):
             raise IndexError
         if (module, name) not in _KNOWN_GLOBALS:
-            raise self._refused(f"a call of {module}.{name}")
+            raise self._refused(f"a call of {f'{module}.{name}'[:80]!r}")
         self._stack.append(_Global((module, name)))
 
     def _memoize(self, number: int) -> None:
