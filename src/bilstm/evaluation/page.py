@@ -209,7 +209,9 @@ def share_bar(share: float | None) -> Html:
     )
 
 
-def write_page(title: str, header: Html, sections: Sequence[tuple[str, str, Html]], footer: object = "") -> str:
+def write_page(
+    title: str, header: Html, sections: Sequence[tuple[str, str, Html]], footer: object = "", style: str = ""
+) -> str:
     """Write a whole page.
 
     Parameters
@@ -221,13 +223,16 @@ def write_page(title: str, header: Html, sections: Sequence[tuple[str, str, Html
     sections : sequence of (key, short name, Html)
         Short names make the line of links.
     footer : object
+    style : str
+        Further rules of the style sheet, for parts that not every page has.
 
     Returns
     -------
     str
         HTML 5 in ASCII-compatible UTF-8.
     """
-    digest = base64.b64encode(hashlib.sha256(PAGE_STYLE.encode()).digest()).decode()
+    style = PAGE_STYLE + style
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     links = tag("ul", *(tag("li", tag("a", name, href=f"#{key}")) for key, name, _ in sections))
     return (
@@ -235,7 +240,7 @@ def write_page(title: str, header: Html, sections: Sequence[tuple[str, str, Html
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>{PAGE_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
         + tag("header", header, tag("nav", links, **{"aria-label": "Sections"}) if len(sections) > 2 else None)
         + "\n"
         + tag("main", *(Html("\n" + content) for _, _, content in sections))
