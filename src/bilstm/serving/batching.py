@@ -271,5 +271,5 @@ def _too_late(work: Work) -> Refusal:
 def rough_steps(text: str) -> int:
     """Count steps without cutting a text into tokens: never far below the truth for words of any script."""
     if text.isascii():
-        return max(text.count(" ") + 1, len(text) // CHARACTERS_A_STEP)
+        return max(text.count(" ") + 1, -(-len(text) // CHARACTERS_A_STEP))
     return len(text)

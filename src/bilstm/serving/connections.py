@@ -76,7 +76,7 @@ def limited_protocol(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
         def on_headers_complete(self) -> None:
             self._head_is_complete = True
             self._stop_head_timer()
-            if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > limits.header_bytes:
+            if sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url) > limits.header_bytes:
                 message = f"The head of the request is larger than {limits.header_bytes:,} bytes."
                 self._refuse(Refusal(431, "header_too_large", message))
                 raise ValueError(message)  # ends the parsing; the connection is closing

@@ -51,9 +51,10 @@ _HEADERS = [
 
 @dataclass
 class ServerPhase:
-    """Whether the server still takes requests."""
+    """Whether the server still takes requests: stopping, it is not ready; when it listens no more, answers are last."""
 
     is_stopping: bool = False
+    is_closed: bool = False
     in_flight: int = 0
     body_bytes: int = 0
 
@@ -288,7 +289,7 @@ class Gate:
                 facts.status = message["status"]
                 added = [*_HEADERS, (b"x-request-id", facts.id.encode())]
                 added += [(name.encode(), value.encode("latin-1")) for name, value in answer.extra.items()]
-                if self._phase.is_stopping or not answer.is_body_read:
+                if self._phase.is_closed or not answer.is_body_read:
                     added.append((b"connection", b"close"))
                 given: list[tuple[bytes, bytes]] = list(message["headers"])
                 own = {name for name, _ in given}

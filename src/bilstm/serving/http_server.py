@@ -33,6 +33,7 @@ __all__ = ["Server", "serve"]
 
 _HEADER_BYTES = 16_384
 _LINGER_SECONDS = 0.5  # in which an open connection may bring a request that was on its way
+_ACCEPT_SECONDS = 0.1  # for the loop to take what waits to be accepted
 _BACKLOG = 1024
 
 
@@ -83,7 +84,8 @@ def serve(
     server = Server(shelf, settings, keys, log, key_file)
     server.run([listener])
     if server.was_forced:
-        sys.exit(1)
+        sys.stderr.flush()
+        os._exit(1)  # the engine may still run in a thread: Python must not clear up under it
 
 
 def _check_address(settings: ServingSettings, keys: AccessKeys | None) -> None:
@@ -269,12 +271,16 @@ class Server(uvicorn.Server):
         """Finish what is in flight."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.stop_seconds
-        # Connections that the system has taken for us already are ours to answer: take them before closing.
-        await asyncio.sleep(0.05)
+        # Connections that the system has taken for us already are ours to answer: let no more of them wait, take those
+        # that do, then close. Only now are clients told to come back on a new connection, which they will not get here.
+        for listener in sockets or []:
+            listener.listen(0)
+        await asyncio.sleep(_ACCEPT_SECONDS)
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
+        self._phase.is_closed = True
         linger_end = loop.time() + _LINGER_SECONDS
         while not self.force_exit and loop.time() < end:
             connections: list[Any] = list(self.server_state.connections)

@@ -173,7 +173,9 @@ def _validated(schema: type[BaseModel], body: bytes) -> BaseModel:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     place = ascii(place)[1:-1][:80]
     if first["type"] == "json_invalid":
-        raise Refusal(400, "bad_request", f"The body is not valid JSON: {first['msg'][:200]}.", "It must be UTF-8.")
+        raise Refusal(
+            400, "bad_request", f"The body is not what it should be. {first['msg'][:200]}.", "Send JSON in UTF-8."
+        )
     is_text = first["type"] == "string_too_long" and place != "model"
     raise Refusal(
         422,
