@@ -193,6 +193,33 @@ class _TextEstimator(BaseEstimator):
             raise NotFittedError(f"This {type(self).__name__} is not fitted yet. Call fit(texts, labels) first.")
         return self.model_
 
+    def explain(self, X: str | Texts, method: str = "auto", target: Any = None, *, phrases: bool = False) -> Any:
+        """Say which words and phrases made the answers.
+
+        Parameters
+        ----------
+        X : str, or sequence of str
+        method : str, default="auto"
+        target : class, sequence of classes, "all", optional
+            By default the most probable class of each text.
+        phrases : bool, default=False
+            Also the tree of phrases of each text.
+
+        Returns
+        -------
+        Explanation
+            Of a single text; `Explanations` of several. See `bilstm.explanation.explain`.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        UsageError
+            For an unknown method or class.
+        """
+        names = target if target is None or isinstance(target, str) else _class_names(target)
+        return self._fitted().explain(X if isinstance(X, str) else _checked_texts(X), method, names, phrases=phrases)
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a folder that `bilstm.load` and the command line read; return its path.
 
@@ -316,6 +343,11 @@ class TextRegressor(RegressorMixin, _TextEstimator):
     def predict(self, X: Texts) -> np.ndarray:
         """Return one number a text, shape (rows,), float64."""
         return self._fitted().predict_proba(_checked_texts(X))
+
+
+def _class_names(target: Any) -> str | list[str]:
+    """Return classes as the model names them: by their text."""
+    return [str(one) for one in target] if isinstance(target, list | tuple | np.ndarray) else str(target)
 
 
 def _checked_texts(X: Any) -> Texts:

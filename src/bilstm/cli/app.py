@@ -25,6 +25,7 @@ VERBS = {
     "train": "Train a model on labelled files.",
     "evaluate": "Score a trained model on labelled files.",
     "predict": "Answer for texts given as arguments, in files, or on standard input.",
+    "explain": "Show which words and phrases made the answers.",
     "compare": "Train several models on the same texts with the same seeds, and put them in one table and one figure.",
     "serve": "Answer over HTTP, with a page to try the models.",
     "demo": "Train, test and report on bundled data, in about a minute.",

@@ -73,7 +73,7 @@ def integrated_gradients(
     ends = Ragged(
         np.concatenate([batch.values, base]), np.concatenate([batch.offsets, batch.offsets[1:] + len(batch.values)])
     )
-    both = _scores(network.run(ends), np.concatenate([contrasts, contrasts]), ends.offsets)
+    both = _scores(network, network.run(ends), np.concatenate([contrasts, contrasts]), ends.offsets)
     score, baseline_score = np.split(both, 2)
     values = np.zeros(len(batch.values))
     gap = np.abs(score - baseline_score)
@@ -100,8 +100,10 @@ def gradient_times_input(
     trace = network.trace(batch, for_gradients=True)
     found = network.gradient(trace, contrasts)
     values = np.einsum("sf,sf->s", found.astype(np.float64), batch.values - base)
-    score = _scores(trace.outputs, contrasts, batch.offsets)
-    baseline_score = _scores(network.run(batch.with_values(np.ascontiguousarray(base))), contrasts, batch.offsets)
+    score = _scores(network, trace.outputs, contrasts, batch.offsets)
+    baseline_score = _scores(
+        network, network.run(batch.with_values(np.ascontiguousarray(base))), contrasts, batch.offsets
+    )
     gap = np.abs(_sums(values, batch.offsets) - (score - baseline_score))
     return StepAttribution(values, score, baseline_score, gap)
 
@@ -125,7 +127,7 @@ def _integrate(
         step = np.concatenate([np.arange(batch.offsets[row], batch.offsets[row + 1]) for row in here])
         total = np.zeros((len(step), batch.values.shape[1]))
         difference = batch.values[step] - base[step]
-        chosen = contrasts[here] if len(contrasts) == len(batch) else contrasts[step]
+        chosen = contrasts[here if network.is_pooled else step]
         group = max(1, BLOCK_STEPS // max(len(step), 1))  # points of a long text that fit into memory at once
         for first in range(0, points, group):
             at = places[first : first + group].astype(np.float32)
@@ -137,10 +139,10 @@ def _integrate(
         values[step] = np.einsum("sf,sf->s", total, difference)
 
 
-def _scores(logits: np.ndarray, contrasts: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def _scores(network: Network, logits: np.ndarray, contrasts: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return the explained score of each text."""
     found = (logits.astype(np.float64) * contrasts).sum(axis=1)
-    return found if len(found) == len(offsets) - 1 else _sums(found, offsets)
+    return found if network.is_pooled else _sums(found, offsets)
 
 
 def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:

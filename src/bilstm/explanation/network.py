@@ -120,6 +120,11 @@ class Network:
         if backend == "engine":
             self.context = engine.default_context() if threads is None else Context(threads)
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a text gets one row of logits; else every step has its own."""
+        return any(isinstance(layer, description.Pooling) for layer in self.layers)
+
     @classmethod
     def behind_embedding(
         cls, layers: Sequence[description.Layer], weights: Weights, *, backend: str, threads: int | None = None

@@ -44,13 +44,14 @@ class TextSubject:
         self.encoder = model.encoder
         self.labels: LabelSet = model.labels
         self.temperature, self.shift, self.scale = model.temperature, model.shift, model.scale
+        self.threads: int | None = model.model.threads
         layers = model.model.description
         at = next((at for at, layer in enumerate(layers) if isinstance(layer, description.Embedding)), None)
         if at is None:
             raise UsageError("this model has no embedding: it does not read words.")
         self.table: np.ndarray = model.weights[f"layers.{at}.weight"]
         self.network = Network.behind_embedding(
-            layers, model.weights, backend=model.model.backend, threads=model.model.threads
+            layers, model.weights, backend=model.model.backend, threads=self.threads
         )
         self.linear = None if model.joined is None else model.joined.linear
         self.joining = None if model.joined is None else model.joined.joining

@@ -123,6 +123,20 @@ class Tagger:
         self._intent = Model(layers.intent, weights_under(weights, "intent")) if layers.intent else None
         self.crf = _crf_weights(weights_under(weights, "crf"), layers.crf, allowed)
 
+    def features(self, batch: WordBatch) -> Ragged:
+        """Return what the encoder reads: one vector a step, (steps, features)."""
+        return self._features.run(batch)
+
+    @property
+    def backend(self) -> str:
+        """What runs the encoder: "engine" or "numpy"."""
+        return self._encoder.backend
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of the engine; None: every processor that the process may use."""
+        return self._encoder.threads
+
     def run(self, batch: WordBatch) -> tuple[Ragged, np.ndarray | None]:
         """Score tags and intents.
 

@@ -312,6 +312,12 @@ class TaggerModel:
         """
         return [row.spans for row in self.annotate(sentences)]
 
+    def explain(self, sentence: Sentence, span: str | None = None, method: str = "auto") -> Any:
+        """Say which words made the spans of a sentence; see `bilstm.explanation.tagger.explain_spans`."""
+        from bilstm.explanation.tagger import explain_spans
+
+        return explain_spans(self, sentence, span, method)
+
     def annotate(self, sentences: Sequence[Sentence]) -> list[TaggedRow]:
         """Say everything about each sentence: tokens with places, tags, spans with probabilities, intent."""
         prepared = prepared_sentences(sentences)

@@ -314,6 +314,12 @@ class TextModel:
         """Return the label of each text as the training file spelled it; for numbers the numbers."""
         return self.labels_of(self.predict_proba(texts))
 
+    def explain(self, texts: str | Texts, method: str = "auto", target: Any = None, *, phrases: bool = False) -> Any:
+        """Say which words and phrases made the answers; see `bilstm.explanation.explain`."""
+        from bilstm.explanation import explain
+
+        return explain(self, texts, method, target, phrases=phrases)
+
     def labels_of(self, outputs: np.ndarray) -> list[Any]:
         """Return the label that decoded outputs mean: the most probable class, labels above one half, or the number."""
         if self.labels.kind == "multilabel":
