@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bilstm import TextClassifier, engine
+from bilstm import engine
 from bilstm.data.ragged import Ragged
 from bilstm.description import Convolution, Embedding, Linear, Pooling, Recurrent, weight_shapes
 from bilstm.evaluation.joining import Joining
 from bilstm.runtime import Model
 from layer_strategies import layer_stacks
+from made_models import SENTENCES, joined_model, some_texts, tagger_model
 
 _ENGINE = engine.status()
 BACKENDS = ["numpy"] + (["engine"] if _ENGINE.available else [])
@@ -45,7 +46,7 @@ def model_of(layers, **options) -> Model:
     )
 
 
-def sequences_of(count=37, longest=60) -> list[np.ndarray]:
+def sequences_of(count=14, longest=25) -> list[np.ndarray]:
     generator = np.random.default_rng(9)
     return [generator.integers(0, VOCABULARY, length) for length in generator.integers(0, longest, count)]
 
@@ -116,13 +117,13 @@ def test_numpy_threads_change_no_bit():
     assert len(found) == 1
 
 
-def test_joined_text_model_bit_for_bit(order_texts, small_settings):
-    texts, labels = order_texts
-    model = TextClassifier(**{**small_settings, "max_epochs": 2}).fit(texts, labels).model_
-    texts = [*texts[:40], "", "nothing known zzz", "Good fine LOVELY!"]
-    whole = model.predict_proba(texts)
+def test_joined_text_model_bit_for_bit():
+    model = joined_model()
+    texts = [*some_texts(60, seed=3), "", "nothing known zzz", "GOOD good don't!"]
+    whole = model.logits(texts)
     for row, text in enumerate(texts):
-        assert np.array_equal(model.predict_proba([text])[0], whole[row])
+        assert np.array_equal(model.logits([text])[0], whole[row])
+        assert np.array_equal(model.predict_proba([text]), model.predict_proba([texts[0], text])[1:])
 
 
 def test_joining_rounds_every_row_alike():
@@ -136,11 +137,16 @@ def test_joining_rounds_every_row_alike():
         assert np.array_equal(joining.join(logits[row : row + 1], margins[row : row + 1])[0], whole[row])
 
 
-def test_tagger_bit_for_bit():
-    from test_sequence_tagging import SMALL, Config, fit_tagger, from_mapping, made_up, sentences_of
-
-    tokens, tags, intents = made_up(60, 0)
-    settings = from_mapping(Config, {**SMALL, "max_epochs": 1})
-    model = fit_tagger(sentences_of(tokens, tags, intents), settings).model
-    whole = model.predict(tokens)
-    assert [model.predict([sentence])[0] for sentence in tokens] == list(whole)
+@pytest.mark.parametrize("settings", [{}, {"head": "softmax", "characters": "lstm"}, {"cell": "gru"}])
+def test_tagger_bit_for_bit(settings):
+    model = tagger_model(**settings)
+    random = np.random.default_rng(6)
+    words = [word for sentence in SENTENCES for word in sentence] + ["new", "Words"]
+    sentences = [[str(word) for word in random.choice(words, size)] for size in random.integers(1, 30, 25)]
+    emissions, intents = model.scores(model.encode(sentences))
+    tags = model.predict(sentences)
+    for row, sentence in enumerate(sentences):
+        alone, intent = model.scores(model.encode([sentence]))
+        assert np.array_equal(alone.values, emissions[row])
+        assert np.array_equal(intent[0], intents[row])
+        assert model.predict([sentence]) == tags[row : row + 1]

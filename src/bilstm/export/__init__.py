@@ -1,0 +1,1 @@
+"""Trained models in the formats of others, and back: ONNX, Keras."""
