@@ -371,6 +371,9 @@ def test_estimator_fits_predicts_and_is_cloned(tmp_path):
     assert tagger.score(tokens, tags) > 0.9
     assert tagger.classes_.tolist() == ["LOC", "PER"]
     assert tagger.predict_intents(tokens[:3]) == intents[:3]
+    lists = tagger.predict_n_best(tokens[:3], 2)
+    assert [best for (best, _), _ in lists] == tagger.predict(tokens[:3])
+    assert all(1 >= first > second > 0 for (_, first), (_, second) in lists)
     assert bilstm.load(tagger.save(tmp_path / "m")).predict(tokens[:3]) == tagger.predict(tokens[:3])
     with pytest.raises(UsageError, match="Expected a list of sentences"):
         tagger.predict("Anna visits Rome")

@@ -231,6 +231,10 @@ class SequenceTagger(BaseEstimator):
         """Return the spans of each sentence: start and end in characters, label, probability, words."""
         return self._fitted().predict_spans(_checked(X))
 
+    def predict_n_best(self, X: Sequence[Sentence], n: int = 3) -> list[list[tuple[list[str], float]]]:
+        """Return the `n` most probable tag sequences of each sentence, best first, with their probabilities."""
+        return self._fitted().predict_n_best(_checked(X), n)
+
     def predict_intents(self, X: Sequence[Sentence]) -> list[str]:
         """Return the label of each sentence, of a tagger that was trained with intents."""
         return self._fitted().predict_intents(_checked(X))
