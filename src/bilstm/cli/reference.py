@@ -1,4 +1,4 @@
-"""The table of settings in docs/cli.md, made from the settings; `python -m bilstm.cli.reference` rewrites it.
+"""The tables of settings in docs, made from the settings; `python -m bilstm.cli.reference` rewrites them.
 
 Imports the settings of the tasks.
 """
@@ -16,24 +16,26 @@ __all__ = ["END", "START", "settings_table", "with_table"]
 START, END = "<!-- settings: start -->", "<!-- settings: end -->"
 
 
-def settings_table() -> str:
-    """Write the settings of all tasks as a Markdown table."""
-    merged = merged_settings({name: task.config_type for name, task in TASKS.items()})
+def settings_table(verb: str = "train") -> str:
+    """Write the settings of all tasks that a verb trains as a Markdown table."""
+    types = {name: task.config_type for name, task in TASKS.items() if task.verb == verb}
+    merged = merged_settings(types)
     lines = ["| flag | allowed | default | what |", "|---|---|---|---|"]
     for by_task in merged.values():
         first = next(iter(by_task.values()))
-        default = default_of(by_task, list(TASKS)).replace("default: ", "")
+        default = default_of(by_task, list(types)).replace("default: ", "")
         cells = (f"`{first.flag}`", first.allowed, default, first.help)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 
 
-def with_table(page: str) -> str:
-    """Return a page with the table between its markers made anew."""
+def with_table(page: str, verb: str = "train") -> str:
+    """Return a page with the table of a verb's settings between its markers made anew."""
     before, rest = page.split(START)
-    return f"{before}{START}\n{settings_table()}\n{END}{rest.split(END)[1]}"
+    return f"{before}{START}\n{settings_table(verb)}\n{END}{rest.split(END)[1]}"
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/cli.md")
-    file.write_text(with_table(file.read_text(encoding="utf-8")), encoding="utf-8")
+    docs = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    for file, trained_by in ((docs / "cli.md", "train"), (docs / "language_model.md", "pretrain")):
+        file.write_text(with_table(file.read_text(encoding="utf-8"), trained_by), encoding="utf-8")

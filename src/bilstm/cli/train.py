@@ -24,7 +24,8 @@ from bilstm.training.progress import ProgressPrinter
 __all__ = ["command", "guessed_task", "panel_of", "print_outcome"]
 
 _READING, _RUN, _MODEL, _TRAINING = "Reading the data", "The run", "The model", "Training"
-_SETTINGS = {name: task.config_type for name, task in TASKS.items()}
+_TASKS = [name for name, task in TASKS.items() if task.verb == "train"]
+_SETTINGS = {name: TASKS[name].config_type for name in _TASKS}
 _TRAINING_SETTINGS = {
     "seed", "max_epochs", "batch_size", "batch_steps", "learning_rate", "schedule", "warmup", "optimizer", "betas",
     "epsilon", "weight_decay", "clip_norm", "patience", "average_decay", "adversarial_norm", "class_weights",
@@ -58,7 +59,7 @@ def command(
         typer.Option(
             "--task",
             metavar="NAME",
-            help=f"auto, {', '.join(TASKS)}. auto: tagging for .conll and .conllu files and slot folders, else "
+            help=f"auto, {', '.join(_TASKS)}. auto: tagging for .conll and .conllu files and slot folders, else "
             "text-classification, which is regression and multi-label too.",
             rich_help_panel=_RUN,
         ),
@@ -105,6 +106,16 @@ def command(
             metavar="FILE",
             help="Further text for in-domain word vectors (sequence-tagging); may be given several times.",
             rich_help_panel=_READING,
+        ),
+    ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--start-from",
+            metavar="FOLDER",
+            help="Begin with the words, word vectors and recurrent layers of a language model (bilstm pretrain) or of "
+            "another text classifier.",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     encoding: Encoding = None,
@@ -156,6 +167,10 @@ def command(
     from bilstm.tasks.text_run import Job, ReadOptions, run
 
     chosen = guessed_task(data) if task == "auto" else task_named(task)
+    if chosen.name not in _SETTINGS:
+        raise UsageError(
+            f"--task {chosen.name}: is not trained by this command.", f"Use bilstm {chosen.verb}; see its --help."
+        )
     settings = given_settings(_SETTINGS, chosen.name, flags or {})
     job: dict[str, Any] = {
         "data": data,
@@ -170,12 +185,20 @@ def command(
     }
     if chosen.name == "sequence-tagging":
         kind = None if label_kind == "auto" else label_kind
-        _refuse(chosen, {"--preset": preset, "--label-kind": kind, "--label-separator": label_separator})
+        _refuse(
+            chosen,
+            {
+                "--preset": preset,
+                "--label-kind": kind,
+                "--label-separator": label_separator,
+                "--start-from": start_from,
+            },
+        )
         with _interruption_told(output), _table_told(data):
             tagging.train(job, config, settings, unlabelled or (), as_json, quiet)
         return
     _refuse(chosen, {"--unlabelled": unlabelled})
-    text_job = Job(config=resolve_settings(preset, config, settings), **job)
+    text_job = Job(config=resolve_settings(preset, config, settings), start_from=start_from, **job)
     with _interruption_told(output), ProgressPrinter("silent" if quiet else "auto") as progress:
         result = run(text_job, progress)
     if as_json:

@@ -27,12 +27,15 @@ class Task:
         Name of the model class; it has `from_folder`.
     endings : tuple of str
         Names of files (without .gz) that can only be meant for this task.
+    verb : str
+        Command that trains it.
     """
 
     name: str
     module: str
     model: str
     endings: tuple[str, ...] = ()
+    verb: str = "train"
 
     @property
     def config_type(self) -> Any:
@@ -55,6 +58,7 @@ TASKS = {
             "TaggerModel",
             (".conll", ".conllu", ".iob", ".iob2", ".bio"),
         ),
+        Task("language-model", "bilstm.tasks.language_model", "LanguageModel", verb="pretrain"),
     )
 }
 
@@ -100,7 +104,7 @@ def load(
     Returns
     -------
     TextModel, or the model class of another task
-        With `predict`, `evaluate`, `save`.
+        With `evaluate`, `save`, and `predict` where it answers for texts.
 
     Raises
     ------

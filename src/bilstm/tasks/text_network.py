@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,20 @@ from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import BATCH_ROWS, BATCH_STEPS, Config, describe_model, output_count
 
 if TYPE_CHECKING:
+    from bilstm.layers.model import Model
+    from bilstm.tasks.starting_weights import StartingWeights
     from bilstm.training.events import Listener
     from bilstm.training.loop import TrainResult
 
-__all__ = ["Objective", "Part", "embedding_index", "train_network", "vocabulary_size_of"]
+__all__ = [
+    "Objective",
+    "Part",
+    "begin_network",
+    "embedding_index",
+    "new_network",
+    "train_network",
+    "vocabulary_size_of",
+]
 
 TYPICAL_LENGTH = 180  # tokens of a text to which `adversarial_norm` refers
 
@@ -64,50 +75,72 @@ def train_network(
     resume: bool,
     tell: Listener,
     clock: Clock,
+    start: StartingWeights | None = None,
 ) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
     """Train the torch face of the model; return its description and best weights."""
-    import torch
-
-    from bilstm.layers.model import build_model, weights_of
-    from bilstm.layers.randomness import Randomness
+    from bilstm.layers.model import weights_of
     from bilstm.training.loop import train
 
-    vocabulary_size = vocabulary_size_of(encoder)
-    layers = describe_model(config, vocabulary_size, output_count(labels))
-    randomness = Randomness(config.seed)
-    precision = resolve_precision(config.backend, config.precision)
-    net = build_model(layers, randomness, backend=config.backend, precision=precision, threads=config.threads)
-    is_going_on = resume and checkpoint is not None and os.path.isdir(checkpoint)
-    if config.vectors == "in-domain" and config.tokenizer != "characters" and not is_going_on:
+    net, layers = new_network(encoder, labels, config)
+
+    def learn() -> np.ndarray:
         from bilstm.training.word_vectors import train_word_vectors
 
+        size, seed = (vocabulary_size_of(encoder), config.embedding_size), config.seed
         with clock.phase("word vectors"):
-            vectors = train_word_vectors(
-                train_part.ids, vocabulary_size, config.embedding_size, epochs=config.vector_epochs, seed=config.seed
-            )
-        with torch.no_grad():
-            net.get_parameter(f"layers.{embedding_index(layers)}.weight").copy_(torch.from_numpy(vectors))
+            return train_word_vectors(train_part.ids, *size, epochs=config.vector_epochs, seed=seed)
+
+    if not (resume and checkpoint is not None and os.path.isdir(checkpoint)):
+        begin_network(net, encoder, config, start, tell, learn)
     objective = Objective(net, train_part, labels, config)
     with clock.phase("training"):
         result = train(
             net,
             objective.step_loss,
             lambda: objective.dev_score(dev_part),
-            lambda epoch: epoch_batches(
-                train_part.ids.lengths,
-                max_rows=config.batch_size,
-                max_steps=config.batch_steps or 2**40,
-                seed=config.seed,
-                epoch=epoch,
-            ),
+            objective.batches_of_epoch,
             config,
             checkpoint=checkpoint,
             resume=resume,
             progress=tell,
-            randomness=randomness,
+            randomness=net.randomness,
             data_fingerprint=f"{train_part.fingerprint()} {dev_part.fingerprint()}",
         )
     return layers, weights_of(net), result
+
+
+def new_network(encoder: TextEncoder | IdEncoder, labels: LabelSet, config: Config) -> tuple[Model, tuple[Layer, ...]]:
+    """Build the network that the settings describe, with random weights; return its description too."""
+    from bilstm.layers.model import build_model
+    from bilstm.layers.randomness import Randomness
+
+    layers = describe_model(config, vocabulary_size_of(encoder), output_count(labels))
+    precision = resolve_precision(config.backend, config.precision)
+    randomness = Randomness(config.seed)
+    net = build_model(layers, randomness, backend=config.backend, precision=precision, threads=config.threads)
+    return net, layers
+
+
+def begin_network(
+    net: Model,
+    encoder: TextEncoder | IdEncoder,
+    config: Config,
+    start: StartingWeights | None,
+    tell: Listener,
+    learn: Callable[[], np.ndarray],
+) -> None:
+    """Put in what the network begins with: weights of another model, else the vectors of `learn` if they are wanted."""
+    import torch
+
+    from bilstm.training import events
+
+    if start is not None:
+        placed = start.place(net, encoder)
+        tell(events.Note(f"Begins with {len(placed)} weights of {start.folder}."))
+    elif config.vectors == "in-domain" and config.tokenizer != "characters":
+        vectors = learn()
+        with torch.no_grad():
+            net.get_parameter(f"layers.{embedding_index(net.description)}.weight").copy_(torch.from_numpy(vectors))
 
 
 def embedding_index(layers: tuple[Layer, ...]) -> int:
@@ -123,41 +156,53 @@ class Objective:
 
         from bilstm.training import objectives
 
-        self._net, self._part, self._kind, self._config = net, train_part, labels.kind, config
+        self.net, self.part, self._kind, self._config = net, train_part, labels.kind, config
         self._objectives = objectives
-        self._targets = torch.tensor(train_part.targets)
+        self.targets = torch.tensor(train_part.targets)
         self._class_weights = None
         # a change of the same size at every step, whatever the length of the texts
         median = float(np.median(train_part.ids.lengths)) if len(train_part.ids) else 0.0
         per_text = config.adversarial_norm
-        self._adversarial_norm = None if per_text is None else per_text * math.sqrt(max(median, 1.0) / TYPICAL_LENGTH)
+        self.adversarial_norm = None if per_text is None else per_text * math.sqrt(max(median, 1.0) / TYPICAL_LENGTH)
         if config.class_weights == "balanced" and labels.kind in ("binary", "multiclass"):
-            self._class_weights = objectives.balanced_class_weights(self._targets, len(labels.names))
+            self._class_weights = objectives.balanced_class_weights(self.targets, len(labels.names))
 
     def step_loss(self, rows: np.ndarray) -> Any:
         """Return the loss of the training rows and, for classes, their accuracy."""
         import torch
 
-        targets = self._targets[torch.from_numpy(rows)]
-        embedded = self._net.embed(self._part.ids.select(rows))
-        norm = self._adversarial_norm
+        targets = self.targets[torch.from_numpy(rows)]
+        embedded = self.net.embed(self.part.ids.select(rows))
+        norm = self.adversarial_norm
         seen: list[Any] = []
 
         def loss_of(values: Any) -> Any:
-            logits = self._net.run_from_embedded(values)
+            logits = self.net.run_from_embedded(values)
             seen.append(logits.detach())
-            return self._loss(logits, targets)
+            return self.loss(logits, targets)
 
         if norm is None:
             loss = loss_of(embedded)
         else:
             plain, adversarial = self._objectives.adversarial_loss(loss_of, embedded, norm)
             loss = 0.5 * (plain + adversarial)
-        if self._kind in ("binary", "multiclass"):
-            return loss, float((_classes(seen[0]) == targets).float().mean())
-        return loss
+        score = self.accuracy(seen[0], targets)
+        return loss if score is None else (loss, score)
 
-    def _loss(self, logits: Any, targets: Any) -> Any:
+    def accuracy(self, logits: Any, targets: Any) -> float | None:
+        """Return the share of right classes; None where labels are no classes."""
+        if self._kind not in ("binary", "multiclass"):
+            return None
+        return float((_classes(logits) == targets).float().mean())
+
+    def batches_of_epoch(self, epoch: int) -> list[np.ndarray]:
+        """Return the batches of training rows of an epoch."""
+        config = self._config
+        limits = {"max_rows": config.batch_size, "max_steps": config.batch_steps or 2**40}
+        return epoch_batches(self.part.ids.lengths, **limits, seed=config.seed, epoch=epoch)
+
+    def loss(self, logits: Any, targets: Any) -> Any:
+        """Return the mean loss of the labels' kind."""
         smoothing = self._config.label_smoothing
         if self._kind == "binary":
             return self._objectives.binary_cross_entropy(logits, targets, self._class_weights, smoothing)
@@ -169,20 +214,33 @@ class Objective:
 
     def dev_score(self, part: Part) -> Any:
         """Return accuracy, micro F1 or the negative root mean squared error (standardised), and the mean loss."""
+        return self.scored(part)[0]
+
+    def scored(self, part: Part) -> tuple[Any, np.ndarray]:
+        """Return the development score and which rows are right (none where labels are no classes)."""
         import torch
 
         from bilstm.training.loop import DevScore
 
-        logits = torch.zeros(len(part.ids), self._net.description[-1].output_size)
-        for rows in ordered_batches(part.ids.lengths, max_rows=BATCH_ROWS, max_steps=BATCH_STEPS):
-            logits[torch.from_numpy(rows)] = self._net(part.ids.select(rows))
-        targets = torch.tensor(part.targets)
-        loss = float(self._loss(logits, targets))
+        logits, targets = torch.from_numpy(self.logits(part.ids)), torch.tensor(part.targets)
+        loss = float(self.loss(logits, targets))
         if self._kind == "regression":
-            return DevScore(-(loss**0.5), loss)
+            return DevScore(-(loss**0.5), loss), np.zeros(0, dtype=bool)
         if self._kind == "multilabel":
-            return DevScore(micro_f1(part.targets, (logits > 0).numpy()), loss)
-        return DevScore(float((_classes(logits) == targets).float().mean()), loss)
+            return DevScore(micro_f1(part.targets, (logits > 0).numpy()), loss), np.zeros(0, dtype=bool)
+        right = _classes(logits) == targets
+        return DevScore(float(right.float().mean()), loss), right.numpy()
+
+    def logits(self, ids: Ragged) -> np.ndarray:
+        """Return logits of texts, (rows, outputs), float32; the network is in evaluation mode afterwards."""
+        import torch
+
+        outputs = np.zeros((len(ids), self.net.description[-1].output_size), dtype=np.float32)
+        self.net.eval()
+        with torch.no_grad():
+            for rows in ordered_batches(ids.lengths, max_rows=BATCH_ROWS, max_steps=BATCH_STEPS):
+                outputs[rows] = self.net(ids.select(rows)).numpy()
+        return outputs
 
 
 def _classes(logits: Any) -> Any:

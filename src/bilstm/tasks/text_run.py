@@ -25,6 +25,7 @@ from bilstm.errors import InterruptedTrainingError, TrainingDivergedError, Usage
 from bilstm.evaluation.report import build_report
 from bilstm.evaluation.report_data import InputFile, describe_part
 from bilstm.model_folder import check_output
+from bilstm.tasks.starting_weights import read_start
 from bilstm.tasks.text_classification import Config, TextModel, Texts
 from bilstm.tasks.text_report import JOINED, Provenance, ScoredPart, describe_run, model_card, model_name, peak_memory
 from bilstm.tasks.text_training import Outcome, fit
@@ -67,6 +68,8 @@ class Job:
         Replace a model at `output`.
     command : str
         For the report: what repeats the run.
+    start_from : path, optional
+        Folder of a language model or text classifier whose vocabulary and lower layers the new model begins with.
     """
 
     data: Sequence[str]
@@ -79,6 +82,7 @@ class Job:
     resume: bool = False
     overwrite: bool = False
     command: str = ""
+    start_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,7 @@ def split_parts(
 def _fit(parts: Parts, labels: LabelSet, job: Job, tell: Callable[[Any], None]) -> Outcome:
     checkpoint = checkpoint_of(job.output)
     valid = None if parts.valid is None else (_texts(parts.valid[0]), parts.valid[1])
+    start = None if job.start_from is None else read_start(job.start_from)
     try:
         outcome = fit(
             _texts(parts.train),
@@ -210,6 +215,7 @@ def _fit(parts: Parts, labels: LabelSet, job: Job, tell: Callable[[Any], None]) 
             job.config,
             valid=valid,
             baseline=job.baseline,
+            start=start,
             checkpoint=checkpoint,
             resume=job.resume,
             progress=tell,

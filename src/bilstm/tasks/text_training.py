@@ -39,6 +39,7 @@ from bilstm.thread_waiting import wait_passively
 
 if TYPE_CHECKING:
     from bilstm.evaluation.baseline import LinearBaseline
+    from bilstm.tasks.starting_weights import StartingWeights
     from bilstm.training.events import Listener
     from bilstm.training.loop import TrainResult
 
@@ -102,6 +103,7 @@ def fit(
     valid: tuple[Texts, np.ndarray] | None = None,
     baseline: bool = True,
     encoder: TextEncoder | IdEncoder | None = None,
+    start: StartingWeights | None = None,
     checkpoint: str | None = None,
     resume: bool = False,
     progress: Listener | None = None,
@@ -122,6 +124,8 @@ def fit(
     encoder : TextEncoder or IdEncoder, optional
         What made the ids, where `texts` and `valid` are ids that a fitted encoder gave; they are used as they are, and
         `baseline` must be False.
+    start : StartingWeights, optional
+        What the vocabulary and the lower layers begin with, see `tasks.starting_weights.read_start`.
     checkpoint, resume, progress
         As in `training.train`.
 
@@ -147,13 +151,19 @@ def fit(
     if len(dev_targets) == 0:
         raise DataError("the development part has no rows.", "Give more rows, or a file with --valid.")
 
+    if start is not None:
+        config = start.adopt(config)
     if encoder is not None:
         if baseline or not isinstance(train_texts, Ragged) or not isinstance(dev_texts, Ragged):
             raise UsageError("with an encoder, fit takes the ids that it gave, and fits no linear baseline.")
         train_ids, dev_ids = train_texts, dev_texts
     else:
         with clock.phase("encode"):
-            encoder, train_ids = build_encoder(train_texts, config)
+            if start is None:
+                encoder, train_ids = build_encoder(train_texts, config)
+            else:
+                encoder = start.encoder_for(train_texts, config)
+                train_ids = encoder.encode(train_texts)  # type: ignore[arg-type]
             dev_ids = encoder.encode(dev_texts)  # type: ignore[arg-type]
     config = for_data(config, train_ids.lengths)
     tell(events.Note(_plan(train_ids, dev_ids, encoder, labels, config)))
@@ -167,7 +177,7 @@ def fit(
     layers, weights, result = train_network(
         Part(train_ids, (train_targets - shift) / scale if labels.kind == "regression" else train_targets),
         Part(dev_ids, (dev_targets - shift) / scale if labels.kind == "regression" else dev_targets),
-        encoder, labels, config, checkpoint, resume, tell, clock,
+        encoder, labels, config, checkpoint, resume, tell, clock, start,
     )  # fmt: skip
     runtime = RuntimeModel(layers, weights, threads=config.threads)
     model = TextModel(encoder, labels, runtime, weights, shift=shift, scale=scale)
