@@ -37,6 +37,8 @@ def scored(margins):
     ],
 )
 def test_shift_by_hand(margins, gold, sign):
+    gold = {at + len(margins) * copy for at in gold for copy in range(10)}
+    margins = margins * 10
     shift = fit_outside_shift(scored(margins), FREE, TAGS, [[Span(at, at + 1, "X") for at in sorted(gold)]])
     assert np.sign(shift.value) == sign
     # With the shift a step is X where its margin is above it: exactly the true ones here.
@@ -47,7 +49,12 @@ def test_shift_by_hand(margins, gold, sign):
     assert (shift.note() is None) == (sign == 0)
 
 
-def test_a_lone_peak_or_a_small_gain_is_not_taken():
+def test_a_gain_of_one_span_is_not_taken():
+    few = fit_outside_shift(scored([-1.1, 5.0, 5.0, -9.0]), FREE, TAGS, [[Span(at, at + 1, "X") for at in range(3)]])
+    assert (few.value, few.f1_before) == (0.0, pytest.approx(0.8))
+
+
+def test_a_small_gain_is_not_taken():
     random = np.random.default_rng(0)
     # 2,000 sure steps, one true one that only a shift of -1.0 to -1.25 would find: less than LEAST_GAIN.
     margins = np.where(random.random(2000) < 0.5, 9.0, -9.0)

@@ -28,7 +28,7 @@ __all__ = ["OUTSIDE", "OutsideShift", "fit_outside_shift"]
 OUTSIDE = "O"
 STEP, MOST_STEPS = 0.25, 16
 DOWNHILL = 6  # steps in a row without a better F1 after which a direction is left
-LEAST_GAIN = 0.002  # of F1; less may be chance, and then the trained score stays
+LEAST_GAIN, LEAST_SPANS = 0.002, 2  # of F1, and in spans; less may be chance, and then the trained score stays
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def fit_outside_shift(
     -------
     OutsideShift
         The shift whose F1, averaged with its two neighbours', is highest: a lone peak is chance. 0 where that gains
-        less than `LEAST_GAIN`.
+        less than `LEAST_GAIN`, or than `LEAST_SPANS` more right ones would.
     """
     outside = list(tags).index(OUTSIDE)
     found: dict[int, float] = {0: _f1(emissions, crf, tags, gold, outside, 0.0)}
@@ -84,7 +84,8 @@ def fit_outside_shift(
     smooth = {at: np.mean([found.get(near, found[at]) for near in (at - 1, at, at + 1)]) for at in found}
     # Of equal ones the nearest to what was trained.
     best = max(found, key=lambda at: (smooth[at], -abs(at)))
-    if min(smooth[best] - smooth[0], found[best] - found[0]) < LEAST_GAIN:
+    least = max(LEAST_GAIN, LEAST_SPANS / max(sum(map(len, gold)), 1))
+    if min(smooth[best] - smooth[0], found[best] - found[0]) < least:
         best = 0
     return OutsideShift(best * STEP, found[0], found[best])
 
