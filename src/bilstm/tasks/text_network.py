@@ -76,19 +76,25 @@ def train_network(
     tell: Listener,
     clock: Clock,
     start: StartingWeights | None = None,
+    unlabelled: Ragged | None = None,
 ) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
-    """Train the torch face of the model; return its description and best weights."""
+    """Train the torch face of the model; return its description and best weights.
+
+    From unlabelled texts come word vectors alone; see `text_phases` for more.
+    """
     from bilstm.layers.model import weights_of
     from bilstm.training.loop import train
 
     net, layers = new_network(encoder, labels, config)
 
     def learn() -> np.ndarray:
+        from bilstm.training.unlabelled import joined_rows
         from bilstm.training.word_vectors import train_word_vectors
 
         size, seed = (vocabulary_size_of(encoder), config.embedding_size), config.seed
         with clock.phase("word vectors"):
-            return train_word_vectors(train_part.ids, *size, epochs=config.vector_epochs, seed=seed)
+            every = train_part.ids if unlabelled is None else joined_rows(train_part.ids, unlabelled)
+            return train_word_vectors(every, *size, epochs=config.vector_epochs, seed=seed)
 
     if not (resume and checkpoint is not None and os.path.isdir(checkpoint)):
         begin_network(net, encoder, config, start, tell, learn)

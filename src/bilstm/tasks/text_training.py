@@ -17,11 +17,12 @@ from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
 from bilstm.data.splitting import split_rows
 from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
-from bilstm.data.vocabulary import IdEncoder, TextEncoder
+from bilstm.data.vocabulary import IdEncoder, TextEncoder, Vocabulary
 from bilstm.errors import DataError, MissingExtraError, UsageError
 from bilstm.evaluation.joining import fit_joining
 from bilstm.metrics import Temperature, fit_temperature
 from bilstm.runtime.model import Model as RuntimeModel
+from bilstm.tasks.phase_results import PhaseRecord
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import (
     Config,
@@ -35,18 +36,21 @@ from bilstm.tasks.text_classification import (
     words_of,
 )
 from bilstm.tasks.text_network import Part, train_network, vocabulary_size_of
+from bilstm.tasks.text_phases import UnlabelledTraining
 from bilstm.thread_waiting import wait_passively
 
 if TYPE_CHECKING:
     from bilstm.evaluation.baseline import LinearBaseline
     from bilstm.tasks.starting_weights import StartingWeights
+    from bilstm.training.budget import Budget
     from bilstm.training.events import Listener
     from bilstm.training.loop import TrainResult
 
-__all__ = ["Outcome", "build_encoder", "development_part", "fit", "fit_baseline", "words_of"]
+__all__ = ["Outcome", "Unlabelled", "build_encoder", "development_part", "fit", "fit_baseline", "words_of"]
 
 MIN_JOIN_ROWS = 100  # fewer development rows say little about three weights
 MIN_JOIN_GAIN = 0.02  # of the log loss; less is not worth a second model in the folder
+FOREIGN_SHARE = 0.3  # of unlabelled words that no labelled text has; above it the user is told
 FEW_ROWS = 1_000  # below it a word that stands once may still be the only sign of its class
 
 
@@ -74,6 +78,8 @@ class Outcome:
     seconds : dict of str to float
         Wall time of each phase.
     notes : list of str
+    phases : list of PhaseRecord
+        Of a training with unlabelled texts.
     """
 
     model: TextModel
@@ -92,6 +98,23 @@ class Outcome:
     temperature: Temperature | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    phases: list[PhaseRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Texts without labels and what time there is to learn from them.
+
+    Parameters
+    ----------
+    texts : sequence of str, or Ragged of word ids
+        Of the kind of the labelled ones.
+    budget : Budget
+        Its time runs from when it was made.
+    """
+
+    texts: Texts
+    budget: Budget
 
 
 def fit(
@@ -104,6 +127,7 @@ def fit(
     baseline: bool = True,
     encoder: TextEncoder | IdEncoder | None = None,
     start: StartingWeights | None = None,
+    unlabelled: Unlabelled | None = None,
     checkpoint: str | None = None,
     resume: bool = False,
     progress: Listener | None = None,
@@ -126,6 +150,8 @@ def fit(
         `baseline` must be False.
     start : StartingWeights, optional
         What the vocabulary and the lower layers begin with, see `tasks.starting_weights.read_start`.
+    unlabelled : Unlabelled, optional
+        Further texts to learn from, and the time for it all; see `text_phases`.
     checkpoint, resume, progress
         As in `training.train`.
 
@@ -160,7 +186,9 @@ def fit(
     else:
         with clock.phase("encode"):
             if start is None:
-                encoder, train_ids = build_encoder(train_texts, config)
+                encoder, train_ids = build_encoder(
+                    train_texts, config, None if unlabelled is None else unlabelled.texts
+                )
             else:
                 encoder = start.encoder_for(train_texts, config)
                 train_ids = encoder.encode(train_texts)  # type: ignore[arg-type]
@@ -174,11 +202,22 @@ def fit(
             for note in linear.notes:
                 tell(events.Note(note))
     shift, scale = _standardisation(train_targets, labels)
-    layers, weights, result = train_network(
-        Part(train_ids, (train_targets - shift) / scale if labels.kind == "regression" else train_targets),
-        Part(dev_ids, (dev_targets - shift) / scale if labels.kind == "regression" else dev_targets),
-        encoder, labels, config, checkpoint, resume, tell, clock, start,
-    )  # fmt: skip
+    parts = [
+        Part(ids, (own - shift) / scale if labels.kind == "regression" else own)
+        for ids, own in ((train_ids, train_targets), (dev_ids, dev_targets))
+    ]
+    further = None if unlabelled is None else _unlabelled_ids(unlabelled, encoder, train_ids, tell)
+    if further is not None and unlabelled is not None and labels.kind in ("binary", "multiclass"):
+        training = UnlabelledTraining(
+            *parts, further, encoder, labels, config, unlabelled.budget, start, checkpoint, resume, tell, clock
+        )
+        layers, weights, result = training.run()
+        phases = training.records
+    else:
+        layers, weights, result = train_network(
+            *parts, encoder, labels, config, checkpoint, resume, tell, clock, start, further
+        )
+        phases = []
     runtime = RuntimeModel(layers, weights, threads=config.threads)
     model = TextModel(encoder, labels, runtime, weights, shift=shift, scale=scale)
     with clock.phase("evaluate"):
@@ -212,6 +251,7 @@ def fit(
         seconds=clock.seconds,
         notes=notes,
         network_metrics=network_metrics,
+        phases=phases,
     )
 
 
@@ -259,8 +299,13 @@ def development_part(
     return train_rows, dev_rows
 
 
-def build_encoder(texts: Texts, config: Config) -> tuple[TextEncoder | IdEncoder, Ragged]:
-    """Build the encoder from the training part alone, and encode that part."""
+def build_encoder(
+    texts: Texts, config: Config, unlabelled: Texts | None = None
+) -> tuple[TextEncoder | IdEncoder, Ragged]:
+    """Build the encoder from the training part, and encode that part.
+
+    Words of unlabelled texts follow those of the training part as far as `config.vocabulary_size` allows.
+    """
     if isinstance(texts, Ragged):
         largest = int(texts.values.max(initial=0))
         encoder = IdEncoder(min(largest + 1, config.vocabulary_size), config.max_length, config.keep)
@@ -280,7 +325,43 @@ def build_encoder(texts: Texts, config: Config) -> tuple[TextEncoder | IdEncoder
         max_length=config.max_length,
         keep=config.keep,
     )
+    if unlabelled is not None and not isinstance(unlabelled, Ragged):
+        counted = Vocabulary.build(tokenizer.tokens_of(unlabelled), config.vocabulary_size, max(config.min_count, 2))
+        known = built.vocabulary
+        added = tuple(token for token in counted.tokens if token not in known.id_of)
+        tokens = known.tokens + added[: max(config.vocabulary_size - len(known), 0)]
+        built = TextEncoder(tokenizer, Vocabulary(tokens), config.max_length, config.keep)
     return built, built.encode(texts)
+
+
+def _unlabelled_ids(
+    unlabelled: Unlabelled, encoder: TextEncoder | IdEncoder, train_ids: Ragged, tell: Listener
+) -> Ragged:
+    """Encode the unlabelled texts; tell where they look unlike the labelled ones.
+
+    Raises
+    ------
+    DataError
+        If they are of another kind than the labelled ones, or hold no known word.
+    """
+    from bilstm.training import events
+
+    if isinstance(unlabelled.texts, Ragged) != isinstance(encoder, IdEncoder):
+        raise DataError("the unlabelled texts and the labelled ones must both be texts, or both word ids.")
+    ids = encoder.encode(unlabelled.texts)  # type: ignore[arg-type]
+    if not ids.values.any():
+        raise DataError(f"the {len(ids):,} unlabelled texts hold no known word.", "Is the text column the right one?")
+    seen = np.zeros(max(vocabulary_size_of(encoder), 1), dtype=bool)
+    seen[train_ids.values] = True
+    foreign = float((~seen[ids.values]).mean())
+    if foreign > FOREIGN_SHARE:
+        tell(
+            events.Note(
+                f"{foreign:.0%} of the words of the unlabelled texts do not stand in the labelled ones: another "
+                "language or domain? The development part decides what is kept."
+            )
+        )
+    return ids
 
 
 def _plan(

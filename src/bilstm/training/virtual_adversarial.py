@@ -164,8 +164,8 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def standardize_embedding(weight: Tensor, shares: Tensor) -> None:
-    """Bring a table to mean 0 and variance 1 over the running text, in place.
+def standardize_embedding(weight: Tensor, shares: Tensor, scale: float = 1.0) -> None:
+    """Bring a table to mean 0 and one standard deviation over the running text, in place.
 
     The same constraint as `objectives.normalized_embedding`, kept by projection every few steps instead of inside each
     step: without it a model escapes a change of fixed norm by growing its vectors.
@@ -175,7 +175,9 @@ def standardize_embedding(weight: Tensor, shares: Tensor) -> None:
     weight : Tensor of shape (vocab, feature)
     shares : Tensor of shape (vocab,)
         Share of each word in the running text; they add up to 1.
+    scale : float, default=1.0
+        Standard deviation of each feature; norms of changes are in proportion to it.
     """
     mean = shares @ weight  # (feature,)
     variance = shares @ (weight - mean) ** 2
-    weight.sub_(mean).mul_(torch.rsqrt(variance + 1e-12))
+    weight.sub_(mean).mul_(scale * torch.rsqrt(variance + 1e-12))

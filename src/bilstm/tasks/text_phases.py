@@ -1,0 +1,424 @@
+"""A text classifier that learns from unlabelled texts too: word vectors, labels, mixed objective, self-training.
+
+Each phase begins with the best weights so far and has a time of its own out of the budget. What it gives is kept only
+if the development part does not speak against it. Each phase has a checkpoint of its own and what was planned is
+stored, so that a run that was cut goes on as it would have gone. Imports torch only inside the functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bilstm.data.labels import LabelSet
+from bilstm.data.ragged import Ragged
+from bilstm.data.vocabulary import IdEncoder, TextEncoder
+from bilstm.description import Layer
+from bilstm.errors import OutputError
+from bilstm.metrics import apply_temperature, fit_temperature
+from bilstm.strict_json import read_strict_json
+from bilstm.tasks.phase_losses import MixedLoss, TaughtLoss
+from bilstm.tasks.phase_results import PhaseRecord, is_kept, joined_results, looks_of, phase_config
+from bilstm.tasks.phases import Clock
+from bilstm.tasks.text_classification import Config
+from bilstm.tasks.text_network import Objective, Part, begin_network, embedding_index, new_network
+
+if TYPE_CHECKING:
+    from bilstm.tasks.starting_weights import StartingWeights
+    from bilstm.training.budget import Budget
+    from bilstm.training.events import Listener
+    from bilstm.training.loop import TrainResult
+
+__all__ = ["UnlabelledTraining"]
+
+PLAN = "plan.json"  # in the checkpoint: what was chosen by measured speed must not change when a run goes on
+VECTOR_SCALE = 0.3  # standard deviation of the word vectors, to which `adversarial_norm` refers
+UNLABELLED_WORDS = 400  # an unlabelled text longer than this is cut: its ends say enough
+FEW_LABELS = 2_500  # with more, self-training adds little to the mixed objective
+FEW_DEV_ROWS = 100  # with fewer, the last weights of a phase are kept instead of the luckiest
+NORM = 1.5  # of the adversarial change where the settings name none
+MIXED_RATE, MIXED_BETAS = 0.001, (0.0, 0.98)  # of Sachan et al. 2019
+VECTOR_SHARE, LABELLED_SHARE, SELF_SHARE = 0.2, 0.15, 0.25  # of the time that is left when the phase begins
+FEWEST_STEPS, LEAST_WORDS = 1_500, 3_000  # smaller batches where a budget gives fewer steps
+MIXED_PASSES = 50  # over the labelled texts at most, as published
+CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the texts taken in each round
+SELF_TEXTS, SELF_STEPS = 20_000, 1_500
+SPARE_SECONDS, OVERRUN = 10.0, 1.1
+
+
+@dataclass
+class UnlabelledTraining:
+    """All phases of one training; `run` leaves the best weights in `net`.
+
+    Parameters
+    ----------
+    train, dev : Part
+    unlabelled : Ragged
+        Ids of the unlabelled texts, at least one text with a word.
+    encoder, labels, config
+        As in `text_training.fit`; the labels are classes.
+    budget : Budget
+    start : StartingWeights, optional
+        Its word vectors keep their scale.
+    checkpoint : str or None
+        Folder of the phases' checkpoints.
+    resume, tell, clock
+        As in `text_network.train_network`.
+    """
+
+    train: Part
+    dev: Part
+    unlabelled: Ragged
+    encoder: TextEncoder | IdEncoder
+    labels: LabelSet
+    config: Config
+    budget: Budget
+    start: StartingWeights | None
+    checkpoint: str | None
+    resume: bool
+    tell: Listener
+    clock: Clock
+    net: Any = None
+    records: list[PhaseRecord] = field(default_factory=list)
+
+    def run(self) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
+        """Train; return the description, the best weights, and how the kept phases went."""
+        from bilstm.layers.model import weights_of
+        from bilstm.training import events
+
+        self._open_checkpoint()
+        self.unlabelled = _shortened(self.unlabelled, UNLABELLED_WORDS)
+        counts = np.bincount(np.concatenate([self.train.ids.values, self.unlabelled.values]))
+        self.net, layers = new_network(self.encoder, self.labels, self.config)
+        table = f"layers.{embedding_index(layers)}.weight"
+        self._table = self.net.get_parameter(table)
+        self._shares = self._shares_of(counts)
+        self._start()
+        results = [self._labelled()]
+        if results[0].best_epoch and not self._is_ended(results[0]):
+            results.append(self._phase("mixed objective", self._mixed))
+        if len(self.train.targets) <= FEW_LABELS:
+            for number, share in enumerate(SELF_SHARES, 1):
+                if self._is_ended(results[-1]) or self.budget.left() < SPARE_SECONDS:
+                    break
+                results.append(self._phase(f"self-training {number}", lambda n=number, s=share: self._teach(n, s)))
+        self.tell(events.Note(f"Budget: {self.budget.line()}."))
+        return layers, weights_of(self.net), joined_results(results, self.records)
+
+    # ---- what is stored ----------------------------------------------------------------------------------------
+
+    def _open_checkpoint(self) -> None:
+        self._plan: dict[str, Any] = {}
+        if self.checkpoint is None:
+            return
+        folder = Path(self.checkpoint)
+        if (folder / PLAN).exists() and not self.resume:
+            raise OutputError(
+                f"{folder} holds a run that has not ended.",
+                "Resume it (--resume), or remove the folder to start again.",
+            )
+        if folder.exists() and os.listdir(folder) and not (folder / PLAN).exists():
+            raise OutputError(
+                f"{folder} holds a run without unlabelled texts.", "Leave --unlabelled out, or remove the folder."
+            )
+        if (folder / PLAN).exists():
+            self._plan = read_strict_json((folder / PLAN).read_bytes(), str(folder / PLAN))
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _planned(self, name: str, choose: Callable[[], Any]) -> Any:
+        """Return what was planned for a phase; choose and store it first if nothing was."""
+        if name not in self._plan:
+            self._plan[name] = choose()
+            if self.checkpoint is not None:
+                waiting = Path(self.checkpoint) / f"{PLAN}.part"
+                waiting.write_text(json.dumps(self._plan), encoding="utf-8")
+                os.replace(waiting, Path(self.checkpoint) / PLAN)
+        return self._plan[name]
+
+    def _place(self, name: str) -> str | None:
+        return None if self.checkpoint is None else str(Path(self.checkpoint) / name.replace(" ", "-"))
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for part in (self.unlabelled.values, self.unlabelled.offsets):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return f"{self.train.fingerprint()} {self.dev.fingerprint()} {digest.hexdigest()}"
+
+    # ---- before the first phase --------------------------------------------------------------------------------
+
+    def _shares_of(self, counts: np.ndarray) -> Any:
+        import torch
+
+        full = np.zeros(len(self._table))
+        full[: len(counts)] = counts
+        return torch.tensor(full / full.sum(), dtype=torch.float32)
+
+    def _start(self) -> None:
+        """Fill the word vectors, from another model or learned from all texts, and bring them to one scale."""
+        begin_network(self.net, self.encoder, self.config, self.start, self.tell, self._learned_vectors)
+        self._standardize()
+        self._initial = {name: value.clone() for name, value in self.net.state_dict().items()}
+
+    def _standardize(self) -> None:
+        """Bring the word vectors to one scale; those of another model keep theirs, which its layers have learned."""
+        from bilstm.training.virtual_adversarial import standardize_embedding
+
+        if self.start is None:
+            standardize_embedding(self._table.data, self._shares, VECTOR_SCALE)
+
+    def _norm(self) -> float:
+        """Return the norm of a change in proportion to the scale of the word vectors."""
+        norm = NORM if self.config.adversarial_norm is None else self.config.adversarial_norm
+        if self.start is None:
+            return norm
+        table = self._table.detach()
+        mean = self._shares @ table
+        return norm * float(((self._shares @ (table - mean) ** 2).mean()) ** 0.5) / VECTOR_SCALE
+
+    def _learned_vectors(self) -> np.ndarray:
+        """Learn word vectors within their share of the budget, or read those that were learned before a cut."""
+        from bilstm.training import events
+        from bilstm.training.unlabelled import joined_rows
+        from bilstm.training.word_vectors import train_word_vectors
+
+        config = self.config
+        stored = None if self.checkpoint is None else Path(self.checkpoint) / "vectors.npy"
+        if stored is not None and "vectors" in self._plan and stored.exists():
+            return np.load(stored)
+        every = joined_rows(self.train.ids, self.unlabelled)
+        size = (len(self._table), config.embedding_size)
+
+        def choose() -> dict[str, int]:
+            sample = every.select(np.arange(min(len(every), max(50, len(every) // 200))))
+            started = time.perf_counter()
+            train_word_vectors(sample, *size, epochs=1, seed=config.seed)
+            speed = len(sample.values) / (time.perf_counter() - started)
+            words = VECTOR_SHARE * self.budget.left() * speed
+            epochs = int(min(max(words // max(len(every.values), 1), 1), config.vector_epochs))
+            return {
+                "epochs": epochs,
+                "texts": int(min(len(every), max(words / (epochs * len(every.values)), 0) * len(every))),
+            }
+
+        plan = self._planned("vectors", choose)
+        rows = np.sort(np.random.default_rng(config.seed).permutation(len(every))[: max(plan["texts"], 1)])
+        self.tell(events.Note(f"Word vectors: {plan['epochs']} passes over {len(rows):,} of {len(every):,} texts."))
+        with self.clock.phase("word vectors"):
+            vectors = train_word_vectors(every.select(rows), *size, epochs=plan["epochs"], seed=config.seed)
+        if stored is not None:
+            with open(f"{stored}.part", "wb") as file:
+                np.save(file, vectors)
+            os.replace(f"{stored}.part", stored)
+        return vectors
+
+    # ---- phases ------------------------------------------------------------------------------------------------
+
+    def _phase(self, name: str, train: Callable[[], TrainResult | None]) -> TrainResult | None:
+        """Run a phase from the present weights; keep what it gives, or go back, and say which."""
+        from bilstm.training import events
+        from bilstm.training.checkpoint import set_weights
+
+        before, held = self._scored(), {name: value.clone() for name, value in self.net.state_dict().items()}
+        self.tell(events.Note(f"Next: {name}. Budget: {self.budget.line()}."))
+        started = time.perf_counter()
+        with self.clock.phase(name):
+            result = train()
+        if result is None:
+            return None
+        after = self._scored() if result.steps else before
+        kept = result.steps > 0 and is_kept(before, after)
+        if not kept:
+            set_weights(self.net, held)
+        change = f"development score {before[0].score:.4f} -> {after[0].score:.4f}"
+        told = f"{name}: kept, {change}." if kept else f"{name}: turned off, {change}; the weights before it are kept."
+        self.tell(events.Note(told))
+        seconds = time.perf_counter() - started
+        self.records.append(PhaseRecord(name, seconds, kept, before[0].score, after[0].score))
+        return result
+
+    def _labelled(self) -> TrainResult:
+        """Train on the labelled texts alone; there is nothing to go back to."""
+        from bilstm.training.budget import steps_within
+
+        objective = Objective(self.net, self.train, self.labels, self.config)
+        deal = objective.batches_of_epoch
+        batches = deal(1)
+
+        def choose() -> int:
+            if self.budget.seconds is None:
+                return int(self.config.max_epochs or 1)
+            seconds = self._seconds_a_step(objective.step_loss, batches) * len(batches)
+            return steps_within(
+                LABELLED_SHARE * self.budget.left(), seconds, least=2, most=int(self.config.max_epochs or 1)
+            )
+
+        epochs = self._planned("labelled texts", choose)
+        config = dataclasses.replace(self.config, max_epochs=epochs)
+        started = time.perf_counter()
+        with self.clock.phase("training"):
+            result = self._loop("labelled texts", objective.step_loss, objective, deal, config)
+        score = result.best_score
+        self.records.append(PhaseRecord("labelled texts", time.perf_counter() - started, True, None, score))
+        return result
+
+    def _mixed(self) -> TrainResult:
+        """Cross entropy, adversarial, virtual adversarial and entropy terms over both kinds of texts."""
+        from bilstm.training.budget import steps_within
+        from bilstm.training.unlabelled import MixedBatches
+
+        config = dataclasses.replace(self.config, adversarial_norm=self._norm())
+        objective = Objective(self.net, self.train, self.labels, config)
+        step_loss = MixedLoss(objective, self.unlabelled, self._standardize)
+        share = 1.0 - (SELF_SHARE * len(SELF_SHARES) if len(self.train.targets) <= FEW_LABELS else 0.0)
+
+        def deal(words: int, steps: int) -> MixedBatches:
+            return MixedBatches(
+                self.train.ids.lengths,
+                self.unlabelled.lengths,
+                steps=steps,
+                max_rows=self.config.batch_size,
+                max_steps=words,
+                seed=self.config.seed,
+            )
+
+        def choose() -> dict[str, int]:
+            words = self.config.batch_steps or 2**40
+            passes = len(Objective(self.net, self.train, self.labels, self.config).batches_of_epoch(1)) * MIXED_PASSES
+            most = max(passes, 2 * FEWEST_STEPS)
+            if self.budget.seconds is None:
+                return looks_of(words, most)
+            while True:
+                seconds = self._seconds_a_step(step_loss, deal(words, 8).epoch(1))
+                steps = steps_within(share * (self.budget.left() - SPARE_SECONDS) * 0.95, seconds, least=8, most=most)
+                if steps >= min(FEWEST_STEPS, most) or words < 2 * LEAST_WORDS:
+                    return looks_of(words, steps)
+                words //= 2
+
+        plan = self._planned("mixed objective", choose)
+        step_loss.total = plan["steps"] * plan["looks"]
+        config = phase_config(self.config, plan, MIXED_RATE, MIXED_BETAS, self.budget.seconds is None)
+        return self._loop("mixed objective", step_loss, objective, deal(plan["words"], plan["steps"]).epoch, config)
+
+    def _teach(self, number: int, share: float) -> TrainResult | None:
+        """Train anew on the labels and on the present model's surest answers."""
+        import torch
+
+        from bilstm.training import events
+        from bilstm.training.budget import steps_within
+        from bilstm.training.checkpoint import set_weights
+        from bilstm.training.self_training import choose_pseudo_labels
+        from bilstm.training.unlabelled import MixedBatches
+
+        objective = Objective(self.net, self.train, self.labels, self.config)
+        rows = np.sort(np.random.default_rng([self.config.seed, number]).permutation(len(self.unlabelled))[:SELF_TEXTS])
+        texts = self.unlabelled.select(rows)
+        shares = np.bincount(self.train.targets.astype(np.int64), minlength=len(self.labels.names))
+        probabilities = self._calibrated(objective, objective.logits(texts))
+        found = choose_pseudo_labels(
+            probabilities, shares / shares.sum(), share=share, threshold=min(CONFIDENCE, float(probabilities.max()))
+        )
+        said = f"{len(found.rows):,} of {len(rows):,} texts answered with a probability of {found.least_confidence:.2f}"
+        self.tell(events.Note(f"self-training {number}: {said} or more."))
+        if len(found.rows) < len(self.labels.names):
+            return None
+        chosen = Part(texts.select(found.rows), found.targets)
+        step_loss = TaughtLoss(objective, chosen)
+        words = min(self.config.batch_steps or 2**40, 2 * LEAST_WORDS)
+
+        def deal(steps: int) -> MixedBatches:
+            lengths = (self.train.ids.lengths, chosen.ids.lengths)
+            limits = {"max_rows": self.config.batch_size, "max_steps": words}
+            return MixedBatches(*lengths, steps=steps, **limits, seed=self.config.seed + number)
+
+        def choose() -> dict[str, int]:
+            if self.budget.seconds is None:
+                return looks_of(words, SELF_STEPS)
+            seconds = self._seconds_a_step(step_loss, deal(8).epoch(1))
+            left = (self.budget.left() - SPARE_SECONDS) / (len(SELF_SHARES) + 1 - number)
+            return looks_of(words, steps_within(left * 0.9, seconds, least=8, most=SELF_STEPS))
+
+        plan = self._planned(f"self-training {number}", choose)
+        set_weights(self.net, self._initial)
+        torch.manual_seed(self.config.seed)
+        config = phase_config(self.config, plan, self.config.learning_rate, self.config.betas, False)
+        return self._loop(f"self-training {number}", step_loss, objective, deal(plan["steps"]).epoch, config)
+
+    def _calibrated(self, objective: Objective, logits: np.ndarray) -> np.ndarray:
+        """Return class probabilities, (rows, classes), at the temperature of the development part if it is not tiny."""
+        temperature = 1.0
+        if len(self.dev.targets) >= FEW_DEV_ROWS:
+            dev = objective.logits(self.dev.ids)
+            temperature = fit_temperature(dev[:, 0] if dev.shape[1] == 1 else dev, self.dev.targets).value
+        if logits.shape[1] == 1:
+            positive = apply_temperature(logits[:, 0], temperature)
+            return np.stack([1.0 - positive, positive], axis=1)
+        return apply_temperature(logits, temperature)
+
+    # ---- parts of phases ---------------------------------------------------------------------------------------
+
+    def _loop(
+        self,
+        name: str,
+        step_loss: Callable[[Any], Any],
+        objective: Objective,
+        deal: Callable[[int], Sequence],
+        config: Any,
+    ) -> TrainResult:
+        from bilstm.training.loop import train
+
+        limit = None if self.budget.seconds is None else OVERRUN * self.budget.seconds
+        is_first = name == "labelled texts"
+        looks = len(self.dev.targets) >= FEW_DEV_ROWS or is_first
+        return train(
+            self.net,
+            step_loss,
+            (lambda: objective.dev_score(self.dev)) if looks else None,
+            deal,
+            config,
+            checkpoint=self._place(name),
+            resume=self.resume,
+            progress=self.tell,
+            stop=None if limit is None else lambda: self.budget.used() > limit,
+            randomness=self.net.randomness,
+            data_fingerprint=self._fingerprint(),
+        )
+
+    def _seconds_a_step(self, step_loss: Callable[[Any], Any], batches: Sequence) -> float:
+        """Time a few batches, spread over the epoch, without training on them."""
+        chosen = [batches[place] for place in np.linspace(0, len(batches) - 1, 5).astype(int)]
+        self.net.train()
+        times = []
+        for batch in chosen:
+            started = time.perf_counter()
+            self.net.randomness.start_step(self.config.seed, 0)
+            answer = step_loss(batch)
+            (answer[0] if isinstance(answer, tuple) else answer).backward()
+            times.append(time.perf_counter() - started)
+            self.net.zero_grad(set_to_none=True)
+        return float(np.mean(times[1:]))  # the first one warms up
+
+    def _scored(self) -> tuple[Any, np.ndarray]:
+        """Return the development score of the present weights and which rows are right."""
+        objective = Objective(self.net, self.train, self.labels, self.config)
+        return objective.scored(self.dev)
+
+    def _is_ended(self, result: TrainResult | None) -> bool:
+        return result is not None and result.stopped_because in ("interrupted", "stopped")
+
+
+def _shortened(ids: Ragged, most: int) -> Ragged:
+    """Keep the first and the last words of longer texts, and no empty text."""
+    place = np.arange(len(ids.values)) - np.repeat(ids.offsets[:-1], ids.lengths)
+    left = np.repeat(ids.lengths, ids.lengths) - place
+    kept = (place < most - most // 2) | (left <= most // 2)
+    lengths = np.minimum(ids.lengths, most)
+    return Ragged(ids.values[kept], np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64))
