@@ -14,6 +14,8 @@
 
 #include "bilstm_engine.h"
 
+int test_skipgram(int64_t cases);  // test_skipgram.cpp; returns how many checks failed
+
 namespace {
 
 int failures = 0;
@@ -260,6 +262,7 @@ int main(int count, char **arguments) {
     refuse_bad_calls(context);
     bilstm_context_destroy(context);
     run_concurrently();
+    failures += test_skipgram(cases);
     std::printf(failures == 0 ? "all good\n" : "%d failures\n", failures);
     return failures == 0 ? 0 : 1;
 }
