@@ -123,10 +123,11 @@ def explain_many(
             words.append(found)
             steps += len(found.ids)
         vectors = subject.vectors(words)
-        logits = subject.logits(words, vectors)
+        network = subject.network.run(vectors)
+        logits = subject.joined(network, [one.keys for one in words])
         targets = subject.chosen_targets(logits, target)
         contrasts = subject.contrasts()[targets]
-        attributed = chosen.attribute(subject, words, vectors, contrasts)
+        attributed = chosen.attribute(subject, words, vectors, contrasts, network)
         milliseconds = (time.perf_counter() - started) / len(words) * 1e3
         for row, one in enumerate(words):
             tree = _tree(subject, one, contrasts[row]) if phrases else ()

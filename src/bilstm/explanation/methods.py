@@ -17,7 +17,7 @@ from bilstm.explanation.decomposition import phrase_logits
 from bilstm.explanation.gradients import StepAttribution, gradient_times_input, integrated_gradients
 from bilstm.explanation.linear_part import margins_without, occurrences_of, phrase_values
 from bilstm.explanation.network import attention_of
-from bilstm.explanation.occlusion import logits_without
+from bilstm.explanation.occlusion import can_reuse_states, logits_without, near_scores
 from bilstm.explanation.relevance import relevance
 from bilstm.explanation.subject import TextSubject
 from bilstm.explanation.words import TextWords
@@ -48,8 +48,9 @@ class Attributed:
     is_weights: bool = False
 
 
-# subject, words of the texts, their vectors, contrasts (texts, targets, outputs) -> one entry a text
-Attribute = Callable[[TextSubject, Sequence[TextWords], Ragged, np.ndarray], list[Attributed]]
+# subject, words of the texts, their vectors, contrasts (texts, targets, outputs), logits of the network (texts,
+# outputs) -> one entry a text
+Attribute = Callable[[TextSubject, Sequence[TextWords], Ragged, np.ndarray, np.ndarray], list[Attributed]]
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,16 @@ class Method:
 # ---- methods that take the network's score apart step by step ----
 
 
-def _by_steps(run: Callable[[TextSubject, Ragged, np.ndarray], StepAttribution]) -> Attribute:
+def _by_steps(run: Callable[[TextSubject, Ragged, np.ndarray, np.ndarray], StepAttribution]) -> Attribute:
     """Make a method of a function that explains one contrast of logits a text."""
 
     def attribute(
-        subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray
+        subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, logits: np.ndarray
     ) -> list[Attributed]:
         texts, targets, _ = contrasts.shape
         repeated = vectors.select(np.repeat(np.arange(texts), targets)) if targets > 1 else vectors
         flat = contrasts.reshape(texts * targets, -1)
-        found = run(subject, repeated, flat * subject.network_weight)
+        found = run(subject, repeated, flat * subject.network_weight, np.repeat(logits, targets, axis=0))
         constant = flat @ subject.constant() + subject.score_constant()
         result = []
         for row, one in enumerate(words):
@@ -96,19 +97,19 @@ def _by_steps(run: Callable[[TextSubject, Ragged, np.ndarray], StepAttribution])
     return attribute
 
 
-def _integrated(subject: TextSubject, batch: Ragged, contrasts: np.ndarray) -> StepAttribution:
-    return integrated_gradients(subject.network, batch, subject.baseline, contrasts)
+def _integrated(subject: TextSubject, batch: Ragged, contrasts: np.ndarray, logits: np.ndarray) -> StepAttribution:
+    return integrated_gradients(subject.network, batch, subject.baseline, contrasts, logits=logits)
 
 
-def _quick(subject: TextSubject, batch: Ragged, contrasts: np.ndarray) -> StepAttribution:
-    return integrated_gradients(subject.network, batch, subject.baseline, contrasts, points=QUICK_POINTS)
+def _quick(subject: TextSubject, batch: Ragged, contrasts: np.ndarray, logits: np.ndarray) -> StepAttribution:
+    return integrated_gradients(subject.network, batch, subject.baseline, contrasts, points=QUICK_POINTS, logits=logits)
 
 
-def _gradient(subject: TextSubject, batch: Ragged, contrasts: np.ndarray) -> StepAttribution:
+def _gradient(subject: TextSubject, batch: Ragged, contrasts: np.ndarray, logits: np.ndarray) -> StepAttribution:
     return gradient_times_input(subject.network, batch, subject.baseline, contrasts)
 
 
-def _relevance(subject: TextSubject, batch: Ragged, contrasts: np.ndarray) -> StepAttribution:
+def _relevance(subject: TextSubject, batch: Ragged, contrasts: np.ndarray, logits: np.ndarray) -> StepAttribution:
     return relevance(subject.network, batch, contrasts)
 
 
@@ -121,6 +122,7 @@ def scores_without(
     vectors: Ragged,
     contrasts: np.ndarray,
     cuts: Sequence[np.ndarray],
+    logits: np.ndarray,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return, for each text, its scores (targets,) and its scores without each run of words (cuts, targets).
 
@@ -128,6 +130,8 @@ def scores_without(
     ----------
     cuts : sequence of ndarray of shape (cuts, 2), int64
         For each text: first word left out, and the first one kept again.
+    logits : ndarray of shape (texts, outputs)
+        Of the network, for the whole texts.
     """
     step_cuts = [
         np.searchsorted(one.word_of_step, part).astype(np.int64).reshape(-1, 2)
@@ -135,30 +139,52 @@ def scores_without(
     ]
     rows = np.repeat(np.arange(len(words)), [len(part) for part in cuts])
     without = logits_without(subject.network, vectors, rows, np.concatenate([np.zeros((0, 2), np.int64), *step_cuts]))
-    whole = subject.network.run(vectors)
     result, first = [], 0
     for row, (one, part) in enumerate(zip(words, cuts, strict=True)):
-        logits = subject.network_weight * np.concatenate(
-            [whole[row : row + 1], without[first : first + len(part)]]
-        ).astype(np.float64)
+        both = np.concatenate([logits[row : row + 1], without[first : first + len(part)]])
+        joined = subject.network_weight * both.astype(np.float64)
         first += len(part)
         if subject.linear is not None and subject.joining is not None:
             linear = margins_without(subject.linear, subject.linear_weights, one.keys, part)
-            logits += np.concatenate([linear[0][None], linear[1]]) + subject.joining.shift
-        scores = logits @ contrasts[row].T + subject.score_constant()
+            joined += np.concatenate([linear[0][None], linear[1]]) + subject.joining.shift
+        scores = joined @ contrasts[row].T + subject.score_constant()
         result.append((scores[0], scores[1:]))
     return result
 
 
 def _occlusion(
-    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, logits: np.ndarray
 ) -> list[Attributed]:
-    found = scores_without(subject, words, vectors, contrasts, [_single_words(one) for one in words])
+    found = scores_without(subject, words, vectors, contrasts, [_single_words(one) for one in words], logits)
     return [Attributed(whole - without) for whole, without in found]
 
 
+def _near_occlusion(
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, logits: np.ndarray
+) -> list[Attributed]:
+    if not can_reuse_states(subject.network):
+        raise UsageError(
+            "near-occlusion is for one recurrent layer with pooling by last, max or mean.", "Choose occlusion."
+        )
+    cuts = [np.searchsorted(one.word_of_step, _single_words(one)).reshape(-1, 2) for one in words]
+    rows = np.repeat(np.arange(len(words)), [len(part) for part in cuts])
+    joined = np.concatenate([np.zeros((0, 2), np.int64), *cuts])
+    ends = np.cumsum([0, *(len(part) for part in cuts)])
+    values = [np.zeros((len(one), contrasts.shape[1])) for one in words]
+    for target in range(contrasts.shape[1]):
+        of_network = contrasts[:, target] * subject.network_weight
+        whole, without = near_scores(subject.network, vectors, rows, joined, of_network)
+        for row in range(len(words)):
+            values[row][:, target] = whole[row] - without[ends[row] : ends[row + 1]]
+    if subject.linear is not None:
+        for row, one in enumerate(words):
+            linear = margins_without(subject.linear, subject.linear_weights, one.keys, _single_words(one))
+            values[row] += (linear[0] - linear[1]) @ contrasts[row].T
+    return [Attributed(one) for one in values]
+
+
 def _decomposition(
-    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, logits: np.ndarray
 ) -> list[Attributed]:
     steps = [np.searchsorted(one.word_of_step, _single_words(one)).reshape(-1, 2) for one in words]
     rows = np.repeat(np.arange(len(words)), [len(one) for one in words])
@@ -178,7 +204,7 @@ def _decomposition(
 
 
 def _attention(
-    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, logits: np.ndarray
 ) -> list[Attributed]:
     trace = subject.network.trace(vectors)
     pooling = [one for one in trace.layers if "attention_weight" in one.weights]
@@ -205,6 +231,7 @@ METHODS: dict[str, Method] = {
     for method in (
         Method("quick-gradients", _UNKNOWN, _by_steps(_quick)),
         Method("occlusion", "the same text without the word", _occlusion),
+        Method("near-occlusion", "the same text without the word, nearly", _near_occlusion),
         Method("integrated-gradients", _UNKNOWN, _by_steps(_integrated)),
         Method("relevance", "what biases and intercepts give", _by_steps(_relevance)),
         Method("contextual-decomposition", "the rest of the text, left to itself", _decomposition),

@@ -195,8 +195,8 @@ class Network:
         plain = [engine.DirectionWeights(one.w_ih, one.w_hh, one.b_ih, one.b_hh) for one in directions]
         return engine.recurrent(cell, batch, plain, save=save, context=self.context)
 
-    def gradient(self, trace: Trace, d_outputs: np.ndarray) -> np.ndarray:
-        """Return the gradient by the word vectors (steps, size), float32.
+    def gradient(self, trace: Trace, d_outputs: np.ndarray, *, down_to: int = 0) -> np.ndarray:
+        """Return the gradient by the word vectors (steps, size), float32; or by what layer `down_to` reads.
 
         Parameters
         ----------
@@ -205,7 +205,7 @@ class Network:
         d_outputs : ndarray of the shape of the logits
         """
         flow = np.ascontiguousarray(d_outputs, dtype=np.float32)
-        for number in range(len(trace.layers) - 1, -1, -1):
+        for number in range(len(trace.layers) - 1, down_to - 1, -1):
             one = trace.layers[number]
             if isinstance(one.layer, description.Linear):
                 flow = (flow * _slope(one.layer.activation, one.outputs)) @ one.weights["weight"]

@@ -13,7 +13,11 @@ float32. `AGREEMENT` is of the size of that rounding; `agreement=0` runs every s
 
 This holds for one recurrent layer right behind the embedding with directions side by side, and pooling by last, max,
 mean: the default model. Other networks are run anew for every cut, all cuts as one batch, which gives the same numbers
-later. Imports numpy, `engine`.
+later.
+
+`near_scores` is faster and not exact: it runs only the `NEAR_STEPS` steps behind a gap anew and takes the rest from the
+whole text, corrected to first order: the difference of the states times the gradient of the score by that state through
+the later steps, one backward pass for all cuts. Its error is measured in docs/explanations.md. Imports numpy, `engine`.
 """
 
 from __future__ import annotations
@@ -27,13 +31,14 @@ import numpy as np
 from bilstm import description, engine
 from bilstm.data.ragged import Ragged
 from bilstm.explanation.network import DirectionTrace, Network
-from bilstm.explanation.recurrent_trace import Clock, LstmGates, run_states
+from bilstm.explanation.recurrent_trace import Clock, LstmGates, carried_gradients, run_states
 from bilstm.runtime import steps
 
-__all__ = ["AGREEMENT", "can_reuse_states", "logits_without", "run_without"]
+__all__ = ["AGREEMENT", "NEAR_STEPS", "can_reuse_states", "logits_without", "near_scores", "run_without"]
 
 AGREEMENT = 1e-6  # float32 has 24 bits: 6e-8 of a state near 1, times what some hundred steps of rounding add up to
-CHUNK_STEPS = 12  # run before states are compared again
+CHUNK_STEPS = 24  # run before states are compared again
+NEAR_STEPS = 8  # run anew behind a gap by `near_scores`
 BLOCK_STEPS = 65_536  # run at once where nothing is reused
 
 
@@ -79,7 +84,46 @@ def logits_without(
         return run_without(network, batch, rows, cuts)
     trace = network.trace(batch).layers[0]
     texts = _Texts(batch, rows, cuts)
-    pooled = [_pool_without(network, one, texts, agreement) for one in trace.stacked[0]]
+    pooled = [_pool_without(network, one, texts, agreement)[0] for one in trace.stacked[0]]
+    return _head(network, pooled)
+
+
+def near_scores(
+    network: Network, batch: Ragged, rows: np.ndarray, cuts: np.ndarray, contrasts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores of texts, and nearly those of texts without some of their steps.
+
+    Parameters
+    ----------
+    network : Network
+        One for which `can_reuse_states`.
+    batch, rows, cuts
+        As `logits_without`.
+    contrasts : ndarray of shape (texts, outputs)
+        A score is the sum of contrast times logit.
+
+    Returns
+    -------
+    whole : ndarray of shape (texts,), float64
+    without : ndarray of shape (cuts,), float64
+    """
+    trace = network.trace(batch)
+    recurrent = trace.layers[0]
+    by_states = network.gradient(trace, contrasts, down_to=1)
+    texts, pooled, correction = _Texts(batch, rows, cuts), [], np.zeros(len(cuts))
+    size = recurrent.stacked[0][0].direction.hidden_size
+    for number, one in enumerate(recurrent.stacked[0]):
+        part = by_states[:, number * size : (number + 1) * size]
+        found, change = _pool_without(network, one, texts, None, part)
+        pooled.append(found)
+        correction += change
+    whole = (trace.outputs.astype(np.float64) * contrasts).sum(axis=1)
+    logits = _head(network, pooled).astype(np.float64)
+    return whole, (logits * contrasts[rows]).sum(axis=1) + correction
+
+
+def _head(network: Network, pooled: list[list[np.ndarray]]) -> np.ndarray:
+    """Return logits from what each direction pooled, kind by kind."""
     flow = np.concatenate([np.concatenate(parts, axis=1) for parts in zip(*pooled, strict=True)], axis=1)
     for layer, weights in zip(network.layers[2:], network.weights[2:], strict=True):
         assert isinstance(layer, description.Linear)
@@ -164,47 +208,110 @@ def _whole(one: DirectionTrace, batch: Ragged, order: np.ndarray) -> _Whole:
     return _Whole(h, c, max_to, sum_to, max_from, sum_from)
 
 
-def _pool_without(network: Network, one: DirectionTrace, texts: _Texts, agreement: float) -> list[np.ndarray]:
-    """Return, for each kind of pooling, (cuts, hidden) of one direction."""
+def _pool_without(
+    network: Network,
+    one: DirectionTrace,
+    texts: _Texts,
+    agreement: float | None,
+    by_states: np.ndarray | None = None,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Run one direction over all cuts.
+
+    Parameters
+    ----------
+    agreement : float or None
+        None: run one short chunk only, then take the rest from the whole text whatever the states are.
+    by_states : ndarray of shape (steps, hidden), optional
+        Gradient of the score by each state: then the second result is the correction to first order.
+
+    Returns
+    -------
+    pooled : list of ndarray of shape (cuts, hidden)
+        For each kind of pooling.
+    correction : ndarray of shape (cuts,), float64
+    """
     pooling = network.layers[1]
     assert isinstance(pooling, description.Pooling)
     order, cuts = texts.as_read(one.direction.is_backward)
     whole = _whole(one, texts.batch, order)
     starts, lengths = texts.batch.offsets[:-1][texts.rows], texts.batch.lengths[texts.rows]
-    has_before = cuts[:, 0] > 0
-    before = (starts + cuts[:, 0] - 1)[has_before]
-    size = one.direction.hidden_size
-    h = np.zeros((len(cuts), size), dtype=np.float32)
-    c = np.zeros_like(h)
-    largest = np.full((len(cuts), size), -np.inf, dtype=np.float32)
-    sums = np.zeros((len(cuts), size))
-    h[has_before], largest[has_before], sums[has_before] = whole.h[before], whole.max_to[before], whole.sum_to[before]
-    if whole.c is not None:
-        c[has_before] = whole.c[before]
+    state = _State.before_cuts(whole, starts + cuts[:, 0] - 1, cuts[:, 0] > 0)
     position, alive = cuts[:, 1].copy(), np.flatnonzero(cuts[:, 1] < lengths)
     advance = _advance(network, one, texts.batch.values[order])
+    carried = None if by_states is None else _carried(one, by_states, order)
+    correction = np.zeros(len(cuts))
     while len(alive):
-        count = np.minimum(lengths[alive] - position[alive], CHUNK_STEPS)
-        first = starts[alive] + position[alive]
-        ran = advance(first, count, h[alive], c[alive])
-        h[alive], c[alive] = ran.h, ran.c
-        largest[alive] = np.maximum(largest[alive], ran.largest)
-        sums[alive] += ran.sums
+        count = np.minimum(lengths[alive] - position[alive], NEAR_STEPS if agreement is None else CHUNK_STEPS)
+        state.take(alive, advance(starts[alive] + position[alive], count, state.h[alive], state.c[alive]))
         position[alive] += count
         alive = alive[position[alive] < lengths[alive]]
         at = starts[alive] + position[alive]
-        same = np.abs(h[alive] - whole.h[at - 1]).max(axis=1, initial=0.0) < agreement
-        if whole.c is not None:
-            same &= np.abs(c[alive] - whole.c[at - 1]).max(axis=1, initial=0.0) < agreement
+        if agreement is None:
+            same = np.ones(len(alive), dtype=bool)
+        else:
+            same = np.abs(state.h[alive] - whole.h[at - 1]).max(axis=1, initial=0.0) < agreement
+            if whole.c is not None:
+                same &= np.abs(state.c[alive] - whole.c[at - 1]).max(axis=1, initial=0.0) < agreement
         done = alive[same]
-        h[done] = whole.h[(starts + lengths - 1)[done]]
-        largest[done] = np.maximum(largest[done], whole.max_from[at[same]])
-        sums[done] += whole.sum_from[at[same]]
+        if carried is not None:
+            by_h, by_c = carried
+            correction[done] += np.einsum("ch,ch->c", state.h[done] - whole.h[at - 1], by_h[at - 1])
+            if whole.c is not None and by_c is not None:
+                correction[done] += np.einsum("ch,ch->c", state.c[done] - whole.c[at - 1], by_c[at - 1])
+        state.finish(done, whole, at[same], (starts + lengths - 1)[done])
         alive = alive[~same]
     left = lengths - (cuts[:, 1] - cuts[:, 0])
-    largest[left == 0] = 0.0
-    means = (sums / np.maximum(left, 1)[:, None]).astype(np.float32)
-    return [{"last": h, "max": largest, "mean": means}[kind] for kind in pooling.kinds]
+    state.largest[left == 0] = 0.0
+    means = (state.sums / np.maximum(left, 1)[:, None]).astype(np.float32)
+    return [{"last": state.h, "max": state.largest, "mean": means}[kind] for kind in pooling.kinds], correction
+
+
+def _carried(one: DirectionTrace, by_states: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the gradients by h and c after each step, in the order of reading."""
+    by_h, by_c = carried_gradients(one.direction, one.clock, one.gates(), one.clock.gather(by_states))
+    return one.clock.scatter(by_h)[order], None if by_c is None else one.clock.scatter(by_c)[order]
+
+
+@dataclass(eq=False)
+class _State:
+    """Where the cuts are: states, and pooling over what was kept so far; (cuts, hidden) each."""
+
+    h: np.ndarray
+    c: np.ndarray
+    largest: np.ndarray
+    sums: np.ndarray
+
+    @classmethod
+    def before_cuts(cls, whole: _Whole, before: np.ndarray, has_before: np.ndarray) -> _State:
+        """Start from the step before each gap."""
+        shape = (len(before), whole.h.shape[1])
+        state = cls(
+            np.zeros(shape, dtype=np.float32),
+            np.zeros(shape, dtype=np.float32),
+            np.full(shape, -np.inf, dtype=np.float32),
+            np.zeros(shape),
+        )
+        at = before[has_before]
+        state.h[has_before], state.largest[has_before], state.sums[has_before] = (
+            whole.h[at],
+            whole.max_to[at],
+            whole.sum_to[at],
+        )
+        if whole.c is not None:
+            state.c[has_before] = whole.c[at]
+        return state
+
+    def take(self, rows: np.ndarray, ran: _Ran) -> None:
+        """Add steps that were run."""
+        self.h[rows], self.c[rows] = ran.h, ran.c
+        self.largest[rows] = np.maximum(self.largest[rows], ran.largest)
+        self.sums[rows] += ran.sums
+
+    def finish(self, rows: np.ndarray, whole: _Whole, first: np.ndarray, last: np.ndarray) -> None:
+        """Take the steps from `first` on from the whole text."""
+        self.h[rows] = whole.h[last]
+        self.largest[rows] = np.maximum(self.largest[rows], whole.max_from[first])
+        self.sums[rows] += whole.sum_from[first]
 
 
 @dataclass(frozen=True, eq=False)

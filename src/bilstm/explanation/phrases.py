@@ -43,7 +43,8 @@ def score_phrases(
     cuts = np.array(spans, dtype=np.int64).reshape(-1, 2)
     vectors = subject.vectors([words])
     if method == "occlusion" or (method == "auto" and not can_decompose(subject.network)):
-        whole, without = scores_without(subject, [words], vectors, contrasts[None, :1], [cuts])[0]
+        logits = subject.network.run(vectors)
+        whole, without = scores_without(subject, [words], vectors, contrasts[None, :1], [cuts], logits)[0]
         return (whole - without)[:, 0]
     steps = np.searchsorted(words.word_of_step, cuts).reshape(-1, 2)
     found = phrase_logits(subject.network, vectors, np.zeros(len(cuts), dtype=np.int64), steps)

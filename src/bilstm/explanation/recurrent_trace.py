@@ -23,6 +23,7 @@ __all__ = [
     "GruGates",
     "LstmGates",
     "RnnGates",
+    "carried_gradients",
     "directions_of",
     "gates_of",
     "run_states",
@@ -267,37 +268,58 @@ def step_gradients(direction: Direction, clock: Clock, gates: Gates, d_h: np.nda
     ndarray of shape (steps, input)
         Time-major.
     """
+    return _back(direction, clock, gates, d_h.copy())[0] @ direction.w_ih
+
+
+def carried_gradients(
+    direction: Direction, clock: Clock, gates: Gates, d_h: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the gradient by the state after every step, through the later steps alone; parameters as `step_gradients`.
+
+    Returns
+    -------
+    by_h, by_c : ndarray of shape (steps, hidden)
+        Time-major; the second is None where the cell has no c.
+    """
+    all_h = d_h.copy()
+    _, d_c = _back(direction, clock, gates, all_h)
+    if d_c is None or not isinstance(gates, LstmGates):
+        return all_h - d_h, None
+    return all_h - d_h, d_c - all_h * gates.o * (1 - np.tanh(gates.c) ** 2)
+
+
+def _back(direction: Direction, clock: Clock, gates: Gates, d_h: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the gradients by the input part of the gates and by c; `d_h` becomes the whole gradient by h."""
     if isinstance(gates, LstmGates):
-        d_x_gates = _lstm_back(direction, clock, gates, d_h.copy())
-    elif isinstance(gates, GruGates):
-        d_x_gates = _gru_back(direction, clock, gates, d_h.copy())
-    else:
-        slope = (gates.a > 0) if direction.nonlinearity == "relu" else 1 - gates.h**2
-        d_h, d_x_gates = d_h.copy(), np.empty_like(gates.a)
-        for now, before, _ in clock.backwards():
-            d_x_gates[now] = d_h[now] * slope[now]
-            if before is not None:
-                d_h[before] += d_x_gates[now] @ direction.w_hh
-    return d_x_gates @ direction.w_ih
+        return _lstm_back(direction, clock, gates, d_h)
+    if isinstance(gates, GruGates):
+        return _gru_back(direction, clock, gates, d_h), None
+    slope = (gates.a > 0) if direction.nonlinearity == "relu" else 1 - gates.h**2
+    d_x_gates = np.empty_like(gates.a)
+    for now, before, _ in clock.backwards():
+        d_x_gates[now] = d_h[now] * slope[now]
+        if before is not None:
+            d_h[before] += d_x_gates[now] @ direction.w_hh
+    return d_x_gates, None
 
 
-def _lstm_back(direction: Direction, clock: Clock, gates: LstmGates, d_h: np.ndarray) -> np.ndarray:
-    """Derivatives of c_t = f c_(t-1) + i g and h_t = o tanh(c_t) by the inputs of the gates, (steps, 4 * hidden)."""
+def _lstm_back(direction: Direction, clock: Clock, gates: LstmGates, d_h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Derivatives of c_t = f c_(t-1) + i g and h_t = o tanh(c_t) by the inputs of the gates, and by c."""
     i, f, g, o, _, c, c_before, _, _ = gates
     tanh_c = np.tanh(c)
     by_o = tanh_c * o * (1 - o)
     by_c = o * (1 - tanh_c**2)
-    of_c = np.concatenate([g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2)], axis=1)
-    d_c, d_a = np.zeros_like(c), np.empty((len(c), 4 * c.shape[1]), dtype=c.dtype)
-    size = c.shape[1]
+    of_c = np.stack([g * i * (1 - i), c_before * f * (1 - f), i * (1 - g**2)], axis=1)
+    d_c, d_a = np.zeros_like(c), np.empty((len(c), 4, c.shape[1]), dtype=c.dtype)
+    flat = d_a.reshape(len(c), -1)
     for now, before, _ in clock.backwards():
         d_c[now] += d_h[now] * by_c[now]
-        d_a[now, : 3 * size] = of_c[now] * np.tile(d_c[now], 3)
-        d_a[now, 3 * size :] = d_h[now] * by_o[now]
+        np.multiply(of_c[now], d_c[now, None], out=d_a[now, :3])
+        np.multiply(d_h[now], by_o[now], out=d_a[now, 3])
         if before is not None:
-            d_h[before] += d_a[now] @ direction.w_hh
+            d_h[before] += flat[now] @ direction.w_hh
             d_c[before] += d_c[now] * f[now]
-    return d_a
+    return flat, d_c
 
 
 def _gru_back(direction: Direction, clock: Clock, gates: GruGates, d_h: np.ndarray) -> np.ndarray:
