@@ -232,7 +232,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path):
 
 
 def test_epochs_follow_the_amount_of_text():
-    assert for_data(Config(), 100).max_epochs == 20
+    assert for_data(Config(), 100).max_epochs == 60
     assert for_data(Config(), 12_000_000).max_epochs == 2 * 12
     assert for_data(Config(max_epochs=3), 100).max_epochs == 3
 

@@ -23,7 +23,8 @@ __all__ = ["VERBS", "main", "verb"]
 # name -> first line of the help; the module is bilstm.cli.<name>
 VERBS = {
     "train": "Train a model on labelled files.",
-    "evaluate": "Score a trained model on labelled files.",
+    "pretrain": "Learn a language model from texts without labels.",
+    "evaluate": "Score a trained model on labelled files, a language model on texts.",
     "predict": "Answer for texts given as arguments, in files, or on standard input.",
     "explain": "Show which words and phrases made the answers.",
     "compare": "Train several models on the same texts with the same seeds, and put them in one table and one figure.",

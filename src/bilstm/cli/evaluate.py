@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bilstm.cli import tagging
+from bilstm.cli import pretrain, tagging
 from bilstm.cli.options import (
     AsJson,
     Backend,
@@ -21,8 +21,10 @@ from bilstm.cli.options import (
 )
 from bilstm.cli.output import note, print_json
 from bilstm.cli.scores import print_evaluation
+from bilstm.errors import UsageError
 from bilstm.tasks import load
 from bilstm.tasks.labelled_files import read_for_model
+from bilstm.tasks.language_model import LanguageModel
 from bilstm.tasks.sequence_tagging import TaggerModel
 
 __all__ = ["command"]
@@ -43,7 +45,7 @@ def command(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a trained model on labelled files.
+    """Score a trained model on labelled files, a language model on texts.
 
     [bold]Examples[/bold]
 
@@ -57,6 +59,11 @@ def command(
     }  # fmt: skip
     if isinstance(loaded, TaggerModel):
         tagging.evaluate(loaded, model, data, {"token": text, **reading}, as_json)
+        return
+    if isinstance(loaded, LanguageModel):
+        if reading.pop("label") is not None:
+            raise UsageError("--label: a language model reads no labels.", "Leave it out.")
+        pretrain.evaluate(loaded, model, data, {"text": text, **reading}, as_json)
         return
     records, texts, targets = read_for_model(loaded, data, text=text, tell=note, **reading)
     scores = loaded.measure(loaded.predict_proba(texts), targets)

@@ -30,6 +30,7 @@ from bilstm.data.vocabulary import rows_without_known_tokens
 from bilstm.errors import DataError, InputNotFoundError, UsageError
 from bilstm.tasks import load
 from bilstm.tasks.labelled_files import texts_for_model
+from bilstm.tasks.language_model import LanguageModel
 from bilstm.tasks.sequence_tagging import TaggerModel
 
 __all__ = ["command"]
@@ -103,6 +104,11 @@ def command(
         raise UsageError("--output needs --file.")
     files = _expanded(file or [])
     loaded = load(model, backend=backend, precision=precision, threads=threads)
+    if isinstance(loaded, LanguageModel):
+        raise UsageError(
+            f"{model} is a language model: it has no labels to answer with.",
+            f"Measure texts with bilstm evaluate {model} FILE, or train with --start-from {model}.",
+        )
     if isinstance(loaded, TaggerModel):
         if len(files) > 1:
             raise UsageError(f"a tagger reads one --file at a time, got {len(files)}.")

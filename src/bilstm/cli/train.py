@@ -18,11 +18,13 @@ from bilstm.cli.scores import print_training_scores
 from bilstm.cli.settings_flags import given_settings, with_settings
 from bilstm.errors import DataError, InterruptedTrainingError, UsageError
 from bilstm.tasks import TASKS, Task, task_named
-from bilstm.tasks.presets import PRESETS, resolve_settings
+from bilstm.tasks.presets import PRESETS, resolve_settings, wide_settings
+from bilstm.training.budget import Budget, parse_budget
 from bilstm.training.progress import ProgressPrinter
 
-__all__ = ["command", "guessed_task", "panel_of", "print_outcome"]
+__all__ = ["arguments_to_repeat", "command", "guessed_task", "interruption_told", "panel_of", "print_outcome"]
 
+DEFAULT_BUDGET = "1h"
 _READING, _RUN, _MODEL, _TRAINING = "Reading the data", "The run", "The model", "Training"
 _TASKS = [name for name, task in TASKS.items() if task.verb == "train"]
 _SETTINGS = {name: TASKS[name].config_type for name in _TASKS}
@@ -104,8 +106,18 @@ def command(
         typer.Option(
             "--unlabelled",
             metavar="FILE",
-            help="Further text for in-domain word vectors (sequence-tagging); may be given several times.",
+            help="Further texts without labels to learn from; may be given several times.",
             rich_help_panel=_READING,
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="Time for a training with --unlabelled, for example 20m or 1.5h, or none. [default: 1h]",
+            rich_help_panel=_RUN,
+            show_default=False,
         ),
     ] = None,
     start_from: Annotated[
@@ -162,6 +174,8 @@ def command(
 
       bilstm train reviews.csv --text review --label sentiment --split 0.9:0.1 -o model
 
+      bilstm train labelled.csv --unlabelled more.csv --budget 90m -o model
+
       bilstm train train.conll --valid dev.conll -o tagger
     """
     from bilstm.tasks.text_run import Job, ReadOptions, run
@@ -181,7 +195,7 @@ def command(
         "baseline": baseline,
         "resume": resume,
         "overwrite": overwrite,
-        "command": shlex.join(["bilstm", *_arguments_to_repeat()]),
+        "command": shlex.join(["bilstm", *arguments_to_repeat()]),
     }
     if chosen.name == "sequence-tagging":
         kind = None if label_kind == "auto" else label_kind
@@ -192,14 +206,24 @@ def command(
                 "--label-kind": kind,
                 "--label-separator": label_separator,
                 "--start-from": start_from,
+                "--budget": budget,
             },
         )
-        with _interruption_told(output), _table_told(data):
+        with interruption_told(output), _table_told(data):
             tagging.train(job, config, settings, unlabelled or (), as_json, quiet)
         return
-    _refuse(chosen, {"--unlabelled": unlabelled})
-    text_job = Job(config=resolve_settings(preset, config, settings), start_from=start_from, **job)
-    with _interruption_told(output), ProgressPrinter("silent" if quiet else "auto") as progress:
+    if budget is not None and not unlabelled:
+        raise UsageError("--budget is for a training with --unlabelled.", "Give such a file, or set --max-epochs.")
+    seconds = parse_budget(budget if budget is not None else DEFAULT_BUDGET)
+    base = wide_settings(seconds) if unlabelled and not start_from else {}
+    text_job = Job(
+        config=resolve_settings(preset, config, settings, base),
+        start_from=start_from,
+        unlabelled=unlabelled or (),
+        budget=Budget(seconds),
+        **job,
+    )
+    with interruption_told(output), ProgressPrinter("silent" if quiet else "auto") as progress:
         result = run(text_job, progress)
     if as_json:
         print_json({"folder": str(result.folder), **result.summary})
@@ -231,7 +255,7 @@ def _refuse(task: Task, options: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _interruption_told(output: str) -> Iterator[None]:
+def interruption_told(output: str) -> Iterator[None]:
     """Say what Ctrl-C left behind where the training itself could not."""
     from bilstm.tasks.text_run import checkpoint_of
 
@@ -263,7 +287,7 @@ def _table_told(data: Sequence[str]) -> Iterator[None]:
         raise DataError(error.message, f"{error.hint} {advice}" if error.hint else advice) from error
 
 
-def _arguments_to_repeat() -> list[str]:
+def arguments_to_repeat() -> list[str]:
     """Arguments as typed, less those that only say how to show or to go on."""
     return [argument for argument in sys.argv[1:] if argument not in ("--resume", "--json", "--quiet", "-q")]
 

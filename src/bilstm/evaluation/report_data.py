@@ -154,7 +154,7 @@ class ReportData:
     ----------
     title : str
         Short, for example "sentiment of reviews.csv".
-    kind : {"classification", "multilabel", "regression", "tagging"}
+    kind : {"classification", "multilabel", "regression", "tagging", "language"}
     scores : mapping
         As `evaluate_classification`, `evaluate_multilabel` or `evaluate_regression` return them.
     scored_on : str
@@ -199,7 +199,7 @@ class ReportData:
     """
 
     title: str
-    kind: Literal["classification", "multilabel", "regression", "tagging"]
+    kind: Literal["classification", "multilabel", "regression", "tagging", "language"]
     scores: Mapping[str, Any]
     scored_on: str
     model_name: str

@@ -124,7 +124,7 @@ class Config(TrainConfig):
 
 
 # Words read in training where no number of epochs is given: few texts are read often, many a few times
-FEWEST_PASSES, MOST_PASSES, WANTED_WORDS = 2, 20, 20_000_000
+FEWEST_PASSES, MOST_PASSES, WANTED_WORDS = 2, 60, 20_000_000
 
 
 def parts_of_pass(config: Config, words: int) -> int:

@@ -7,7 +7,6 @@ run both directions over ragged pieces, and no truncated gradient is needed. Imp
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
@@ -266,16 +265,17 @@ def _train(
     if vectors is not None:
         with torch.no_grad():
             net.table.copy_(torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)))
-    net.to(device)
     objective = _Objective(net, Pieces.of(train_ids, size, config.piece_length), dev_ids, config, precision)
-    loop_config = dataclasses.replace(config)
+    with torch.no_grad():  # an untrained model that knows how frequent words are
+        net.head.get_parameter("bias").copy_(torch.from_numpy(np.log(objective.shares)))
+    net.to(device)
     with clock.phase("training"):
         result = train(
             net,
             objective.step_loss,
             objective.dev_score,
             objective.batches_of_epoch,
-            loop_config,
+            config,
             checkpoint=checkpoint,
             resume=resume,
             progress=tell,
@@ -303,6 +303,7 @@ class _Objective:
         self._dev = Pieces.of(dev_ids, boundary)
         self._parts = parts_of_pass(config, len(pieces.ids.values))
         counts = np.bincount(pieces.forward_targets, minlength=boundary + 1)
+        self.shares = (counts + 1.0) / (counts + 1.0).sum()  # of each word, and of the boundary, among the targets
         sample = boundary + 1 if config.softmax == "full" else config.sample_size
         self._sampler = WordSampler(counts, sample)
 

@@ -14,6 +14,7 @@ __all__ = [
     "Event",
     "Listener",
     "Note",
+    "PhaseAdvanced",
     "PhaseDone",
     "PhaseStarted",
     "StepDone",
@@ -114,6 +115,16 @@ class PhaseStarted:
 
 
 @dataclass(frozen=True)
+class PhaseAdvanced:
+    """Part of a phase is done: `done` of `total`, counted in `unit`."""
+
+    name: str
+    done: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True)
 class PhaseDone:
     """A phase has ended."""
 
@@ -139,6 +150,7 @@ Event = (
     | EpochDone
     | Note
     | PhaseStarted
+    | PhaseAdvanced
     | PhaseDone
     | TrainingEnded
 )
