@@ -15,7 +15,8 @@ set(BILSTM_ENGINE_SOURCES
     csrc/skipgram_avx2.cpp
     csrc/skipgram_avx512.cpp
     csrc/skipgram_neon.cpp
-    csrc/skipgram_portable.cpp)
+    csrc/skipgram_portable.cpp
+    csrc/words.cpp)
 
 # No contraction behind our back: where a multiply-add is one rounding, the source says so.
 set(BILSTM_FLAGS -O3 -ffp-contract=off -Wno-maybe-uninitialized)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bilstm.data.ragged import Ragged
 from bilstm.errors import MissingExtraError
 
 __all__ = ["NgramIndex"]
@@ -42,6 +43,11 @@ class NgramIndex:
     def sizes(self) -> list[int]:
         """Number of n-grams of each order, from 1."""
         return [len(self._word_list), *(len(keys) for keys in self._keys)]
+
+    @property
+    def word_numbers(self) -> dict[str, int]:
+        """Number of each single word."""
+        return self._words
 
     def fit_transform(self, token_lists: TokenLists) -> list[Any]:
         """Learn the n-grams of training texts and count them.
@@ -100,7 +106,17 @@ class NgramIndex:
         words = np.fromiter(
             (find(word, -1) for tokens in token_lists for word in tokens), dtype=np.int64, count=int(lengths.sum())
         )
-        rows = np.repeat(np.arange(len(lengths)), lengths)
+        yield from self.occurrences_of_numbers(Ragged(words, np.concatenate([[0], np.cumsum(lengths)])))
+
+    def occurrences_of_numbers(self, numbers: Ragged) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """Find the learned n-grams in texts of word numbers (in the order of `to_arrays`; -1: an unknown word).
+
+        Yields
+        ------
+        As `occurrences`.
+        """
+        words = numbers.values
+        rows = np.repeat(np.arange(len(numbers)), numbers.lengths)
         yield rows, words, len(self._word_list)
         grams = words
         for order, known in enumerate(self._keys, start=2):

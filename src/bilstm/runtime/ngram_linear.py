@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 
 from bilstm.data.ngrams import NgramIndex
+from bilstm.data.ragged import Ragged
+from bilstm.engine import words as native_words
+from bilstm.engine.words import NgramMargins
 from bilstm.errors import ModelFolderError
 
 __all__ = ["LinearHead", "NgramLinear"]
 
 PREFIX = "linear."  # of its arrays among the weights of a model folder
 CHUNK_ROWS = 4096
+ROWS_WORTH_TABLES = 256  # rows that take as long without the native tables as making these takes
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,53 @@ class NgramLinear:
     def __init__(self, index: NgramIndex, heads: tuple[LinearHead, ...]):
         self.index = index
         self.heads = heads
+        self._native: NgramMargins | None = None
+        self._rows_run = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy by what it was made of: tables of the library belong to one process."""
+        return NgramLinear, (self.index, self.heads)
+
+    @property
+    def words(self) -> list[str]:
+        """Single words of the index, in the order of their numbers."""
+        return self.index.to_arrays(1)[0]
+
+    def numbers_of(self, token_lists: Sequence[Sequence[str]]) -> Ragged:
+        """Return the number of each word, -1 for those that the index lacks."""
+        find = self.index.word_numbers.get
+        return Ragged.of([[find(word, -1) for word in words] for words in token_lists])
+
+    def margins_of_numbers(self, words: Ragged) -> np.ndarray:
+        """Return margins (rows, outputs, heads), float64, as `margins`; texts are numbers of words here, -1: unknown.
+
+        In the native library once enough rows have run to pay for its tables; both give the same bits.
+        """
+        self._rows_run += len(words)
+        if self._rows_run >= ROWS_WORTH_TABLES and native_words.missing() is None:
+            if self._native is None:
+                names, keys = self.index.to_arrays(self.index.max_order)
+                heads = [(head.weights, head.intercepts, head.inverse_frequency) for head in self.heads]
+                self._native = NgramMargins(len(names), keys, heads)
+            found = self._native.margins(words.values, words.offsets)
+            if found is not None:
+                return found
+        starts = range(0, max(len(words), 1), CHUNK_ROWS)
+        rows = np.arange(len(words))
+        return np.concatenate([self._margins(words.select(rows[start : start + CHUNK_ROWS])) for start in starts])
 
     def margins(self, token_lists: Sequence[Sequence[str]]) -> np.ndarray:
         """Return margins (rows, outputs, heads), float64; a text without known n-grams gets the intercepts."""
         starts = range(0, max(len(token_lists), 1), CHUNK_ROWS)
         return np.concatenate([self._margins(token_lists[start : start + CHUNK_ROWS]) for start in starts])
 
-    def _margins(self, token_lists: Sequence[Sequence[str]]) -> np.ndarray:
+    def _margins(self, token_lists: Sequence[Sequence[str]] | Ragged) -> np.ndarray:
         size = sum(self.index.sizes)
         keys = []
         start = 0
-        for rows, features, count in self.index.occurrences(token_lists):
+        is_numbers = isinstance(token_lists, Ragged)
+        found_in = self.index.occurrences_of_numbers if is_numbers else self.index.occurrences
+        for rows, features, count in found_in(token_lists):  # type: ignore[arg-type]
             is_known = features >= 0
             keys.append(rows[is_known] * size + (features[is_known] + start))
             start += count

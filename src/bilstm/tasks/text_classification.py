@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ from bilstm.model_folder import save_model
 from bilstm.runtime.model import Model as RuntimeModel
 from bilstm.runtime.ngram_linear import PREFIX as LINEAR_PREFIX
 from bilstm.runtime.ngram_linear import NgramLinear
+from bilstm.runtime.word_ids import WordReader
 
 __all__ = ["TASK", "Config", "TextModel", "describe_model", "for_data", "output_count"]
 
@@ -274,12 +275,27 @@ class TextModel:
     shift: float = 0.0
     scale: float = 1.0
     joined: JoinedLinear | None = None
+    _reader: WordReader | None = field(default=None, init=False, repr=False, compare=False)
 
     def logits(self, texts: Texts) -> np.ndarray:
         """Return logits of texts, shape (rows, outputs): the network's, or the joined ones."""
+        return self.logits_of_encoded(*self.encode(texts))
+
+    def encode(self, texts: Texts) -> tuple[Ragged, Ragged | None]:
+        """Return the ids that the network reads, and the numbers of words that joined linear models read, if any."""
+        if isinstance(self.encoder, TextEncoder) and not isinstance(texts, Ragged):
+            if self._reader is None:
+                self._reader = WordReader(self.encoder, None if self.joined is None else self.joined.linear.words)
+            return self._reader.read(texts)
         ids = self.encoder.encode(texts)  # type: ignore[arg-type]
+        return ids, None if self.joined is None else self.joined.linear.numbers_of(words_of(texts))
+
+    def logits_of_encoded(self, ids: Ragged, words: Ragged | None) -> np.ndarray:
+        """Return logits of what `encode` gave, shape (rows, outputs): the network's, or the joined ones."""
         logits = self.logits_of_ids(ids)
-        return logits if self.joined is None else self.joined.join(logits, words_of(texts))
+        if self.joined is None or words is None:
+            return logits
+        return self.joined.joining.join(logits, self.joined.linear.margins_of_numbers(words))
 
     def logits_of_ids(self, ids: Ragged) -> np.ndarray:
         """Return the network's logits of encoded texts, shape (rows, outputs), float32.
