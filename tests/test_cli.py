@@ -61,7 +61,7 @@ def test_version_and_no_arguments(capsys):
         (["train", "a.csv", "-o", "m", "--cell", "lstmm"], "--cell must be one of lstm, gru, rnn, none, got 'lstmm'"),
         (["train", "a.csv", "-o", "m", "--task", "text-clasification"], "Did you mean 'text-classification'?"),
         (["train", "a.csv", "-o", "m", "--head", "crf"], "--head is a setting of sequence-tagging"),
-        (["train", "a.csv", "-o", "m", "--unlabelled", "b.txt"], "no meaning for the task text-classification"),
+        (["train", "a.csv", "-o", "m", "--budget", "20m"], "--budget is for a training with --unlabelled"),
         (["train", "a.conll", "-o", "m", "--preset", "imdb-16"], "no meaning for the task sequence-tagging"),
         (["train", "a.csv", "-o", "m", "--preset", "imdb"], "imdb-16"),
         (["predict", "m"], "give texts, - (standard input) or --file"),

@@ -176,13 +176,36 @@ class _TextEstimator(BaseEstimator):
             Config, {**values, "seed": 0 if random_state is None else random_state}, type(self).__name__
         )
 
-    def _fit(self, texts: Texts, targets: np.ndarray, labels: LabelSet, valid: tuple[Texts, np.ndarray] | None) -> None:
-        from bilstm.tasks.text_training import fit
+    def _fit(
+        self,
+        texts: Texts,
+        targets: np.ndarray,
+        labels: LabelSet,
+        valid: tuple[Texts, np.ndarray] | None,
+        unlabelled: Texts | None,
+        budget: float | None,
+    ) -> None:
+        from bilstm.tasks.text_training import Unlabelled, fit
+        from bilstm.training.budget import Budget
         from bilstm.training.progress import ProgressPrinter
 
         with ProgressPrinter("auto" if self.verbose else "silent") as progress:
             config = self._config()
-            outcome = fit(texts, targets, labels, config, valid=valid, baseline=config.join_linear, progress=progress)
+            further = None
+            if unlabelled is not None:
+                if not len(unlabelled):
+                    raise UsageError("unlabelled holds no text.", "Leave it out, or give a list of texts.")
+                further = Unlabelled(unlabelled, Budget(None if budget is None else 60.0 * budget))
+            outcome = fit(
+                texts,
+                targets,
+                labels,
+                config,
+                valid=valid,
+                baseline=config.join_linear,
+                unlabelled=further,
+                progress=progress,
+            )
         self.model_: TextModel = outcome.model
         self.history_ = outcome.result.history
         self.best_epoch_ = outcome.result.best_epoch
@@ -258,7 +281,15 @@ class TextClassifier(ClassifierMixin, _TextEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
-    def fit(self, X: Texts, y: Any, *, valid: tuple[Texts, Any] | None = None) -> TextClassifier:
+    def fit(
+        self,
+        X: Texts,
+        y: Any,
+        *,
+        valid: tuple[Texts, Any] | None = None,
+        unlabelled: Texts | None = None,
+        budget: float | None = 60.0,
+    ) -> TextClassifier:
         """Train on texts and their labels.
 
         Parameters
@@ -268,6 +299,10 @@ class TextClassifier(ClassifierMixin, _TextEstimator):
         y : array-like of shape (rows,), or (rows, labels) of 0 and 1
         valid : (texts, labels), optional
             Part that chooses the epoch; by default a stratified share of the rows.
+        unlabelled : sequence of str, or Ragged, optional
+            Further texts to learn from.
+        budget : float or None, default=60.0
+            Time for everything where there are unlabelled texts, in minutes. None: no limit.
 
         Raises
         ------
@@ -296,7 +331,8 @@ class TextClassifier(ClassifierMixin, _TextEstimator):
         given = None
         if valid is not None:
             given = (_checked_texts(valid[0]), self._targets(np.asarray(valid[1]), labels))
-        self._fit(texts, self._targets(y, labels), labels, given)
+        further = None if unlabelled is None else _checked_texts(unlabelled)
+        self._fit(texts, self._targets(y, labels), labels, given, further, budget)
         return self
 
     def _targets(self, y: np.ndarray, labels: LabelSet) -> np.ndarray:
@@ -332,12 +368,24 @@ class TextRegressor(RegressorMixin, _TextEstimator):
     (1,)
     """
 
-    def fit(self, X: Texts, y: Any, *, valid: tuple[Texts, Any] | None = None) -> TextRegressor:
-        """Train on texts and their numbers; parameters as in `TextClassifier.fit`, y of shape (rows,)."""
+    def fit(
+        self,
+        X: Texts,
+        y: Any,
+        *,
+        valid: tuple[Texts, Any] | None = None,
+        unlabelled: Texts | None = None,
+        budget: float | None = 60.0,
+    ) -> TextRegressor:
+        """Train on texts and their numbers; parameters as in `TextClassifier.fit`, y of shape (rows,).
+
+        From unlabelled texts come word vectors.
+        """
         texts = _checked_texts(X)
         y = _numbers(_checked_targets(texts, y))
         given = None if valid is None else (_checked_texts(valid[0]), _numbers(valid[1]))
-        self._fit(texts, y, LabelSet("regression"), given)
+        further = None if unlabelled is None else _checked_texts(unlabelled)
+        self._fit(texts, y, LabelSet("regression"), given, further, budget)
         return self
 
     def predict(self, X: Texts) -> np.ndarray:

@@ -27,7 +27,7 @@ from bilstm.config import FLAGS, from_mapping, read_toml
 from bilstm.errors import UsageError
 from bilstm.tasks.text_classification import Config
 
-__all__ = ["PRESETS", "resolve_settings"]
+__all__ = ["PRESETS", "resolve_settings", "wide_settings"]
 
 # What the tutorials' programs have in common: random vectors, last states, plain Adam, none of our regularisers.
 _PLAIN: dict[str, Any] = {
@@ -95,8 +95,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve_settings(preset: str | None, toml: str | None, flags: Mapping[str, Any]) -> Config:
-    """Merge defaults < preset < TOML file < flags.
+def wide_settings(seconds: float | None) -> dict[str, Any]:
+    """Return sizes that a training with unlabelled texts can use in a time: more features need more steps.
+
+    Parameters
+    ----------
+    seconds : float or None
+        None: no limit.
+    """
+    if seconds is None:
+        return {"embedding_size": 300, "hidden_size": 512}
+    size = 128 if seconds < 40 * 60 else 192 if seconds < 75 * 60 else 256
+    return {"embedding_size": size, "hidden_size": size}
+
+
+def resolve_settings(
+    preset: str | None, toml: str | None, flags: Mapping[str, Any], base: Mapping[str, Any] | None = None
+) -> Config:
+    """Merge defaults < `base` < preset < TOML file < flags.
 
     Raises
     ------
@@ -105,7 +121,7 @@ def resolve_settings(preset: str | None, toml: str | None, flags: Mapping[str, A
     InputNotFoundError
         If the TOML file cannot be read.
     """
-    settings = Config()
+    settings = from_mapping(Config, dict(base or {}), "settings of the budget", Config())
     if preset is not None:
         if preset not in PRESETS:
             raise UsageError(f"--preset {preset}: not known.", f"Known are {', '.join(PRESETS)}.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +22,28 @@ from bilstm.data.labels import LabelSet
 from bilstm.data.records import Records, read_records
 from bilstm.data.splitting import missing_classes, parse_split, split_rows
 from bilstm.data.vocabulary import rows_without_known_tokens
-from bilstm.errors import InterruptedTrainingError, TrainingDivergedError, UsageError
+from bilstm.errors import DataError, InterruptedTrainingError, TrainingDivergedError, UsageError
 from bilstm.evaluation.report import build_report
 from bilstm.evaluation.report_data import InputFile, describe_part
 from bilstm.model_folder import check_output
 from bilstm.tasks.starting_weights import read_start
 from bilstm.tasks.text_classification import Config, TextModel, Texts
 from bilstm.tasks.text_report import JOINED, Provenance, ScoredPart, describe_run, model_card, model_name, peak_memory
-from bilstm.tasks.text_training import Outcome, fit
+from bilstm.tasks.text_training import Outcome, Unlabelled, fit
 from bilstm.training import events
+from bilstm.training.budget import Budget
 
-__all__ = ["Job", "Parts", "ReadOptions", "RunResult", "checkpoint_of", "read_part", "run", "split_parts"]
+__all__ = [
+    "Job",
+    "Parts",
+    "ReadOptions",
+    "RunResult",
+    "checkpoint_of",
+    "read_part",
+    "read_unlabelled",
+    "run",
+    "split_parts",
+]
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,10 @@ class Job:
         For the report: what repeats the run.
     start_from : path, optional
         Folder of a language model or text classifier whose vocabulary and lower layers the new model begins with.
+    unlabelled : sequence of path
+        Files of further texts to learn from.
+    budget : Budget, optional
+        Time for everything where there are unlabelled texts; None: no limit.
     """
 
     data: Sequence[str]
@@ -83,6 +99,8 @@ class Job:
     overwrite: bool = False
     command: str = ""
     start_from: str | None = None
+    unlabelled: Sequence[str] = ()
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +149,8 @@ def run(job: Job, tell: Callable[[Any], None]) -> RunResult:
     tell(events.Note(labels.decision))
     targets = labels.encode(records.labels, where=records.where)
     parts = split_parts(records, targets, labels, job, tell)
-    outcome = _fit(parts, labels, job, tell)
+    further = read_unlabelled(job, records, parts, tell) if job.unlabelled else None
+    outcome = _fit(parts, labels, job, further, tell)
     scored, summary = _measure(parts, outcome, labels, job, records)
     result = _write(job, parts, outcome, labels, scored, summary, records, time.perf_counter() - started)
     if outcome.result.stopped_because == "interrupted":
@@ -203,7 +222,45 @@ def split_parts(
     return Parts(records.select(rows), targets[rows], valid, test, rows)
 
 
-def _fit(parts: Parts, labels: LabelSet, job: Job, tell: Callable[[Any], None]) -> Outcome:
+def read_unlabelled(job: Job, records: Records, parts: Parts, tell: Callable[[Any], None]) -> Unlabelled:
+    """Read the files of further texts; labels in them are not read, and texts of the other parts are counted.
+
+    Raises
+    ------
+    DataError
+        If they hold no text.
+    """
+    found = read_records(
+        list(job.unlabelled),
+        text=job.reading.text,
+        labels="none",
+        encoding=job.reading.encoding,
+        skip_bad_rows=job.reading.skip_bad_rows,
+        max_bytes=job.reading.max_bytes,
+    )
+    for note in found.notes:
+        tell(events.Note(note))
+    names = ", ".join(os.path.basename(path) for path in job.unlabelled)
+    if (column := records.label_column) is not None and column in found.extras:
+        tell(events.Note(f"{names}: the column {column!r} looks like labels; it is not read (--unlabelled)."))
+    if found.ids is None and not any(text.strip() for text in found.texts):
+        raise DataError(f"{names}: no row holds a text.", "Give another file with --unlabelled, or leave it out.")
+    tell(events.Note(f"{len(found):,} unlabelled texts."))
+    if found.ids is None:
+        known = set(found.texts)
+        for name, part in (("test", parts.test), ("development", parts.valid)):
+            twice = 0 if part is None else sum(text in known for text in part[0].texts)
+            if twice:
+                tell(
+                    events.Note(
+                        f"Warning: {twice:,} of {len(part[0]):,} texts of the {name} part stand among the unlabelled "  # type: ignore[index]
+                        "texts too: scores on it may be too good."
+                    )
+                )
+    return Unlabelled(_texts(found), job.budget or Budget(None))
+
+
+def _fit(parts: Parts, labels: LabelSet, job: Job, further: Unlabelled | None, tell: Callable[[Any], None]) -> Outcome:
     checkpoint = checkpoint_of(job.output)
     valid = None if parts.valid is None else (_texts(parts.valid[0]), parts.valid[1])
     start = None if job.start_from is None else read_start(job.start_from)
@@ -216,6 +273,7 @@ def _fit(parts: Parts, labels: LabelSet, job: Job, tell: Callable[[Any], None]) 
             valid=valid,
             baseline=job.baseline,
             start=start,
+            unlabelled=further,
             checkpoint=checkpoint,
             resume=job.resume,
             progress=tell,
@@ -252,6 +310,8 @@ def _measure(
         "dev": _plain(outcome.dev_metrics),
         "temperature": model.temperature,
     }
+    if outcome.phases:
+        summary["phases"] = [dataclasses.asdict(phase) for phase in outcome.phases]
     if model.joined is not None:
         summary["network_alone"] = {"name": model_name(outcome.config), "dev": _plain(outcome.network_metrics)}
     baseline = outcome.baseline
