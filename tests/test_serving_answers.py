@@ -10,6 +10,7 @@ import pytest
 
 import bilstm
 import served_models
+from bilstm.explanation import explain
 from bilstm.serving import schemas
 from serving_process import serving
 
@@ -299,3 +300,32 @@ def test_a_small_model_is_not_what_makes_this_true():
     model = served_models.reviews()
     one, two = model.predict_proba(["good film"]), model.predict_proba(["good book"])
     assert not np.array_equal(one, two)
+
+
+def test_explanations_are_those_of_the_library(server, folders):
+    text = "the film was good \N{GRINNING FACE} but dull"
+    for name, label in (("reviews", None), ("reviews", "negative"), ("topics", None), ("lengths", None)):
+        question = {"text": text, "model": name, "method": "occlusion", **({"label": label} if label else {})}
+        answer = server.call("POST", "/v1/explain", question)
+        assert_fits(schemas.ExplainAnswer, answer)
+        (expected,) = explain(bilstm.load(folders[name]), [text], "occlusion", label)
+        found = answer.json
+        assert [token["score"] for token in found["tokens"]] == pytest.approx(
+            expected.attributions[:, 0].tolist(), abs=1e-6
+        )
+        assert [text[token["start"] : token["end"]] for token in found["tokens"]] == list(expected.tokens)
+        assert [token["text"] for token in found["tokens"]] == list(expected.tokens)
+        assert found["label"] == (None if name == "lengths" else expected.targets[0])
+        assert found["prediction"] == expected.prediction
+
+
+def test_what_cannot_be_explained(server):
+    for question, status, code in (
+        ({"text": "a", "model": "tags"}, 409, "not_supported"),
+        ({"text": "a", "label": "nonsense"}, 404, "label_not_found"),
+        ({"text": "a", "method": "nonsense"}, 422, "invalid"),
+        ({"text": "a", "method": "attention"}, 409, "not_supported"),  # this model pools without attention
+        ({"text": "a" * 4001}, 422, "text_too_long"),
+    ):
+        answer = server.call("POST", "/v1/explain", question)
+        assert (answer.status, answer.code) == (status, code), question

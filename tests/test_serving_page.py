@@ -225,6 +225,12 @@ def test_it_fits_the_screen(browser, server, width, scheme, tmp_path):
     page.fill("#text", "the film was good and " + "averylongword" * 20 + " but dull")
     page.wait_for_selector("#words .word")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    tops = page.evaluate("""['.writing', '.answer', '.words-part', '.more'].map(
+        (name) => Math.round(document.querySelector(name).getBoundingClientRect().top))""")
+    if width == 1280:
+        assert tops[0] == tops[1]  # side by side where there is room
+    else:
+        assert tops == sorted(set(tops))  # the answer right under the text
     colours = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
     ink, paper = (sum(map(int, colour[4:-1].split(","))) for colour in colours)
     assert (ink < paper) == (scheme == "light")

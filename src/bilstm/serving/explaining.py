@@ -31,21 +31,21 @@ def explain_texts(model: ServedModel, label: str | None, method: str, texts: Seq
     Raises
     ------
     Refusal
-        422 if the model, label or method is not one that can be explained.
+        404 for a label that the model does not have, 409 for a model or method that cannot explain here.
     """
     from bilstm.explanation import explain
 
     if not can_explain(model):
         raise Refusal(
-            422, "not_supported", "Taggers have no explanations.", "Their spans say which words count.", field="model"
+            409, "not_supported", "Taggers have no explanations.", "Their spans say which words count.", field="model"
         )
     if label is not None and label not in model.labels:
         shown = ", ".join(model.labels[:20])
-        raise Refusal(422, "invalid", "label: the model has no such label.", f"It has: {shown}.", field="label")
+        raise Refusal(404, "label_not_found", "The model has no such label.", f"It has: {shown}.", field="label")
     try:
         explanations = explain(model.model, list(texts), method=method, target=label)
     except BilstmError as error:
-        raise Refusal(422, "invalid", error.message, error.hint, field="method") from error
+        raise Refusal(409, "not_supported", error.message, error.hint, field="method") from error
     return [_described(model, explanation) for explanation in explanations.to_json()]
 
 

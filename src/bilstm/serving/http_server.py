@@ -100,6 +100,7 @@ def _check_address(settings: ServingSettings, keys: AccessKeys | None) -> None:
 def _listener(settings: ServingSettings) -> socket.socket:
     """Open the port before models are read, so that a port in use is said at once."""
     host = settings.host.strip("[]")
+    listener = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -108,6 +109,8 @@ def _listener(settings: ServingSettings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
             f"{settings.host}:{settings.port} cannot be listened on: {reason}.", "Choose another --port or --host."

@@ -15,6 +15,7 @@ Code = Literal[
     "header_too_large",
     "internal",
     "invalid",
+    "label_not_found",
     "method_not_allowed",
     "model_not_found",
     "not_found",

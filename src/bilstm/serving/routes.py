@@ -42,7 +42,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         400: "Not HTTP or JSON as it should be.",
         401: "The API key is missing or wrong (if the server needs one).",
         403: "Host or origin is not allowed.",
-        404: "There is no such model or page.",
+        404: "There is no such model, label or page.",
         405: "Not with this method.",
         408: "The body arrived too slowly.",
         413: "The body is too large.",
@@ -51,6 +51,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         503: "Overloaded, too late or stopping; Retry-After says when to come again.",
     }.items()
 }
+_NOT_SUPPORTED = {"model": schemas.ErrorAnswer, "description": "This model has no such explanation."}
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _add_answers(app: FastAPI, parts: Parts) -> None:
     @app.post(
         "/v1/explain",
         summary="Say how much each word spoke for a label",
-        responses={200: {"model": schemas.ExplainAnswer}, **_REFUSALS},
+        responses={200: {"model": schemas.ExplainAnswer}, **_REFUSALS, 409: _NOT_SUPPORTED},
         openapi_extra=_body_of(explain_request),
     )
     async def explain(request: Request) -> Response:

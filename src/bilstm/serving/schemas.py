@@ -1,6 +1,7 @@
 """Requests and answers: closed pydantic schemas, from which the OpenAPI document is made.
 
-The limits of a server stand in its schemas, so they are made for its settings. Imports pydantic, `settings`.
+The limits of a server stand in its schemas, so they are made for its settings. Imports pydantic and
+`explanation.methods`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from bilstm.explanation.methods import METHODS
 from bilstm.serving.refusal import Code
 from bilstm.serving.settings import ServingSettings
 
@@ -62,8 +64,8 @@ def explain_request(settings: ServingSettings) -> type[BaseModel]:
             Field(default=None, description="Label to explain; left out: the predicted one."),
         ),
         method=(
-            Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")],
-            Field(default="auto", description="Attribution method; auto: the one that suits the model."),
+            Literal[("auto", *METHODS)],  # type: ignore[valid-type]
+            Field(default="auto", description="Attribution method; auto: the one that was found best."),
         ),
     )
 
