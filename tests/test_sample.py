@@ -23,7 +23,8 @@ def test_balance_lengths_and_variety(reviews):
     assert len(set(texts)) == 5000
     assert labels.count("positive") == 2500
     lengths = np.array([len(text.split()) for text in texts])
-    assert lengths.min() >= 12
+    assert lengths.min() == 1  # a few are as short as what people type to try a model
+    assert 0.03 < (lengths < 12).mean() < 0.1
     assert 22 <= lengths.mean() <= 35
     assert lengths.max() <= 70
     assert len({word.strip(".,;!") for text in texts for word in text.lower().split()}) > 300
@@ -50,7 +51,7 @@ def test_counting_words_fails_visibly(reviews):
 
 
 def test_a_bilstm_does_not_fail(reviews):
-    """Word order is all that is missing: a small BiLSTM learns the rest in five epochs."""
+    """Word order is all that is missing: a small BiLSTM learns the rest in seven epochs."""
     torch = pytest.importorskip("torch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -74,7 +75,7 @@ def test_a_bilstm_does_not_fail(reviews):
         return head(torch.cat([states.amax(1), last[0], last[1]], dim=1))[:, 0]
 
     optimizer = torch.optim.Adam(parameters, lr=0.01)
-    for epoch in range(5):
+    for epoch in range(7):
         for rows in epoch_batches(ids.lengths[:4000], max_rows=32, max_steps=10_000, seed=0, epoch=epoch):
             optimizer.zero_grad()
             torch.nn.functional.binary_cross_entropy_with_logits(logits(rows), targets[rows]).backward()
@@ -122,6 +123,11 @@ def judged(form: str, text: str) -> int:
         return first if "not only" in text else -first
     if form == "_change":
         return last if holds(sample._BUT) and not text.startswith(sample._LAST_TIME) else first
+    if form == "_understatement":
+        return last if last == -first else 0
+    if form == "_in_a_word":
+        turns = ("not ", "anything but ", "far from ", "never ")
+        return -first if holds(turns) else first
     is_met = text.endswith(("and I did", "and that is what happened", "and I was not mistaken"))
     return 1 if ("to love" in text) == is_met else -1
 

@@ -80,7 +80,7 @@ def command(
         return
     _print_trials(model, scores, list(texts), targets)
     print_outcome(result)
-    note(f'next:   bilstm predict {shlex.quote(output)} "a text"   |   bilstm train your.csv -o model')
+    note(f'next:   bilstm predict {shlex.quote(output)} "Not bad at all."   |   bilstm train your.csv -o model')
 
 
 def _typed(value: object) -> str:

@@ -113,6 +113,11 @@ _WRONG = (
 )  # fmt: skip
 _FIRST_TIME = ("at first", "in the beginning", "for the first few minutes", "to begin with", "early on")
 _LAST_TIME = ("in the end", "by the time we left", "at long last", "before it was over", "when it mattered")
+_UNDERSTATEMENTS = ("not {} at all", "not {}", "anything but {}", "far from {}", "not in the least {}", "never {}")
+_FEW_WORDS = (
+    "{}", "it was {}", "this was {}", "the {thing} was {}", "the {part} was {}",
+    "{article} {} {thing}", "what {article} {} {thing}", "I found the {part} {}",
+)  # fmt: skip
 _NEVER = ("not once", "not for a moment", "at no point", "never")
 
 
@@ -130,20 +135,24 @@ class _Writer:
         """Choose one phrase and fill in the thing."""
         return self.random.choice(choices).format(thing=self.thing)
 
+    def part(self) -> str:
+        """Choose a part that was not mentioned yet."""
+        return self._parts.pop()
+
     def quality(self, sign: int) -> str:
         """Praise (1) or blame (-1), with a degree."""
         return self.random.choice(_DEGREES) + self.random.choice(_ADJECTIVES[sign])
 
     def claim(self, sign: int) -> str:
         """Say something good or bad, always in these words, so that the neighbours of an adjective tell nothing."""
-        part = self._parts.pop()
+        part = self.part()
         if self._parts and self.random.random() < 0.3:
-            return f"the {part} was {self.quality(sign)} and the {self._parts.pop()} {self.quality(sign)}"
+            return f"the {part} was {self.quality(sign)} and the {self.part()} {self.quality(sign)}"
         return f"the {part} was {self.quality(sign)}"
 
     def inverted(self, sign: int) -> str:
         """Say the same in the order that a negation at the front asks for."""
-        return f"was the {self._parts.pop()} {self.quality(sign)}"
+        return f"was the {self.part()} {self.quality(sign)}"
 
     def maybe_aside(self) -> str:
         """Words that keep the decisive ones apart, in three of four reviews."""
@@ -198,16 +207,34 @@ def _expectation(w: _Writer, sign: int) -> str:
     return f"{said}{w.maybe_aside() or ','} {w.pick(ends if is_met else turns)}"
 
 
+def _understatement(w: _Writer, sign: int) -> str:
+    said = w.random.choice(_UNDERSTATEMENTS).format(w.random.choice(_ADJECTIVES[-sign]))
+    return f"the {w.part()} was {said}{w.maybe_aside()} and {w.claim(sign)}"
+
+
+def _in_a_word(w: _Writer, sign: int) -> str:
+    """Say a few words and no more, as people type to try a model."""
+    if w.random.random() < 0.6:
+        adjective, degree = w.random.choice(_ADJECTIVES[sign]), w.random.choice(_DEGREES)
+        words = f"{degree}{adjective}"
+        article = "an" if words[0] in "aeiou" else "a"
+        return w.random.choice(_FEW_WORDS).format(words, article=article, thing=w.thing, part=w.part())
+    words = w.random.choice(_UNDERSTATEMENTS).format(w.random.choice(_ADJECTIVES[-sign]))
+    return w.random.choice(_FEW_WORDS[:5]).format(words, thing=w.thing, part=w.part())
+
+
 # The share of each form; only the plain reviews can be judged by their words alone.
 _FORMS: tuple[tuple[Callable[[_Writer, int], str], int], ...] = (
-    (_plain, 30),
-    (_hearsay_first, 14),
-    (_hearsay_last, 14),
+    (_plain, 21),
+    (_hearsay_first, 13),
+    (_hearsay_last, 13),
     (_denial, 11),
     (_verdict_at_the_end, 10),
     (_not_only, 6),
     (_change, 8),
     (_expectation, 7),
+    (_understatement, 5),
+    (_in_a_word, 6),
 )
 
 
@@ -216,6 +243,8 @@ def _review(chance: random.Random, sign: int) -> str:
     form = chance.choices([form for form, _ in _FORMS], [share for _, share in _FORMS])[0]
     core = form(writer, sign)
     sentences = [f"{core}{'!' if chance.random() < 0.1 else '.'}"]
+    if form is _in_a_word:
+        return sentences[0][0].upper() + sentences[0][1:]
     is_short = len(core.split()) < 15
     if is_short or chance.random() < 0.5:
         sentences.insert(0, f"{writer.pick(_OPENERS)}.")
