@@ -1,4 +1,4 @@
-"""Perplexity on a held-out tenth of the unlabelled IMDB reviews: the language model beside n-grams, same words, same text.
+"""Perplexity on a held-out tenth of the unlabelled IMDB reviews: language model and n-grams, same words, same text.
 
     python benchmarks/language_model.py --data IMDB --model kneser-ney
     python benchmarks/language_model.py --data IMDB --model bilstm [-- --hidden-size 256]
@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kneser_ney import KneserNey
-from text_runs import RESULTS, append_line, describe, read_lines, write_table
 
 from bilstm.cli.settings_flags import given_settings
 from bilstm.config import resolve, to_mapping
@@ -33,6 +31,8 @@ from bilstm.data.vocabulary import TextEncoder, unknown_share
 from bilstm.tasks.language_model import TASK, Config
 from bilstm.tasks.language_training import build_encoder, fit
 from bilstm.training.progress import ProgressPrinter
+from kneser_ney import KneserNey
+from text_runs import RESULTS, append_line, describe, read_lines, write_table
 
 FILE = "unlabelled.csv.gz"
 ORDERS = (1, 2, 3, 4, 5)
@@ -113,8 +113,8 @@ def table(path: Path) -> None:
         "Language model, held-out IMDB reviews",
         [
             "Perplexity of the words and ends of held-out reviews, same vocabulary, same events; words outside the "
-            "vocabulary count as one word. Lower is better. A line is one run; `language_model.jsonl` has its settings, "
-            "its machine and what else ran there.",
+            "vocabulary count as one word. Lower is better. A line is one run; `language_model.jsonl` has its "
+            "settings, its machine and what else ran there.",
             "\n".join(rows),
         ],
     )
