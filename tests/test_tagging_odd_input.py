@@ -275,6 +275,13 @@ def test_a_slot_folder_is_evaluated_with_its_intents(room, capsys):
     whole = [ok and row["tags"] == tags for ok, row, tags in zip(right, answers, gold.tags, strict=True)]
     assert scores["sentence_accuracy"] == pytest.approx(sum(whole) / len(whole))
     assert all(0 < row["intent_score"] <= 1 for row in answers)
+    # An intent that training lacks is named, counted and wrong.
+    (valid / "label").write_text((valid / "label").read_text().replace(f"{gold.intents[0]}\n", "sing\n", 1))
+    code, out, err = run(capsys, "evaluate", folder, valid, "--json")
+    assert "intents that training lacks, scored as wrong: sing (1)." in err
+    again = json.loads(out)["intent"]
+    assert again["unknown"] == {"sing": 1}
+    assert again["mistakes"] == scores["intent"]["mistakes"] + right[0]
     # Answers come back as columns and as words, with the intent in front of the text.
     _, out, _ = run(capsys, "predict", folder, "Eva leaves Lima .", "--format", "conll")
     assert out.splitlines()[0].startswith("Eva\tB-PER")

@@ -102,6 +102,7 @@ def evaluate(model: Any, folder: str, data: Sequence[str], options: dict[str, An
     from bilstm.data.tagged_files import read_tagged
     from bilstm.data.tags import detect_scheme
     from bilstm.evaluation.tagging_report import score_rows
+    from bilstm.tasks.tagging_scores import unknown_labels
 
     sentences = read_tagged(list(data), **options)
     for line in sentences.notes:
@@ -111,9 +112,8 @@ def evaluate(model: Any, folder: str, data: Sequence[str], options: dict[str, An
     if line := finding.note(sentences.where):
         note(line)
     scores = model.evaluate(sentences)
-    if scores["unknown_tags"]:
-        shown = ", ".join(f"{name} ({count})" for name, count in scores["unknown_tags"].items())
-        note(f"Tags that training lacks, scored as wrong: {shown}.")
+    for labels in unknown_labels(scores):
+        note(f"The data has {labels}.")
     if as_json:
         print_json({"model": folder, "data": [source.path for source in sentences.sources], **scores})
         return

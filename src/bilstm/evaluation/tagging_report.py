@@ -162,7 +162,7 @@ def _result(data: ReportData, key: str) -> Html:
         rows.append(row)
     headers = ["Score", data.model_name, *(["baseline"] if data.baseline is not None else [])]
     counted = f"{integer(data.scores['tokens'])} tokens in {integer(data.scores['sentences'])} sentences."
-    unknown = data.scores["unknown_tags"]
+    unknown = data.scores["unknown_tags"] | data.scores.get("intent", {}).get("unknown", {})
     warning = None
     if unknown:
         shown = ", ".join(f"{name} ({integer(count)})" for name, count in unknown.items())

@@ -373,7 +373,13 @@ class TaggerModel:
         if sentences.tags is None:
             raise UsageError("The sentences have no tags to compare with.")
         return score_tagging(
-            sentences, tags, intents, has_spans=self.scheme != "none", known=self.known, known_tags=self.classes
+            sentences,
+            tags,
+            intents,
+            has_spans=self.scheme != "none",
+            known=self.known,
+            known_tags=self.classes,
+            known_intents=set(self.intents),
         )
 
     def add_to_tag(self, tag: str, value: float) -> None:

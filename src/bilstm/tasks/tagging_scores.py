@@ -28,7 +28,7 @@ from bilstm.metrics.spans import (
     unseen_token_accuracy,
 )
 
-__all__ = ["KnownWords", "main_score", "score_tagging"]
+__all__ = ["KnownWords", "main_score", "score_tagging", "unknown_labels"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def score_tagging(
     has_spans: bool,
     known: KnownWords,
     known_tags: AbstractSet[str],
+    known_intents: AbstractSet[str] = frozenset(),
 ) -> dict[str, Any]:
     """Compare answers with tagged sentences.
 
@@ -99,6 +100,8 @@ def score_tagging(
         Of the training part.
     known_tags : set of str
         Types of spans, or tags, that training had. Others are counted under `unknown_tags`, and scored as wrong.
+    known_intents : set of str
+        Intents that training had; others likewise under `intent.unknown`.
 
     Returns
     -------
@@ -135,7 +138,12 @@ def score_tagging(
     scores["sentence_accuracy"] = sentence_accuracy(gold_rows, found_rows, gold_intents, intents)
     if intents is not None and gold_intents is not None:
         right = [true == answer for true, answer in zip(gold_intents, intents, strict=True)]
-        scores["intent"] = {"accuracy": float(np.mean(right)), "mistakes": len(right) - sum(right)}
+        unknown = Counter(name for name in gold_intents if name not in known_intents)
+        scores["intent"] = {
+            "accuracy": float(np.mean(right)),
+            "mistakes": len(right) - sum(right),
+            "unknown": dict(sorted(unknown.items())),
+        }
     return scores
 
 
@@ -165,6 +173,22 @@ def _per_tag(names: list[str], counts: np.ndarray) -> dict[str, Any]:
     return {
         name: Counts(int(counts[at, at]), int(columns[at]), int(rows[at])).to_mapping() for at, name in enumerate(names)
     }
+
+
+def unknown_labels(scores: dict[str, Any]) -> list[str]:
+    """Say which tags and intents of the scored sentences training lacks, with their counts; nothing if there are none.
+
+    Examples
+    --------
+    >>> unknown_labels({"unknown_tags": {"SONG": 2}})
+    ['tags that training lacks, scored as wrong: SONG (2)']
+    """
+    found = {"tags": scores["unknown_tags"], "intents": scores.get("intent", {}).get("unknown", {})}
+    return [
+        f"{what} that training lacks, scored as wrong: " + ", ".join(f"{name} ({n})" for name, n in counts.items())
+        for what, counts in found.items()
+        if counts
+    ]
 
 
 def main_score(scores: dict[str, Any]) -> tuple[str, float]:

@@ -31,7 +31,7 @@ from bilstm.tasks.outside_score import OUTSIDE, OutsideShift, fit_outside_shift
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.sequence_tagging import BATCH_ROWS, BATCH_STEPS, Config, TaggerModel, describe_tagger, for_data
 from bilstm.tasks.tagging_baseline import most_frequent_tags
-from bilstm.tasks.tagging_scores import KnownWords, main_score, score_tagging
+from bilstm.tasks.tagging_scores import KnownWords, main_score, score_tagging, unknown_labels
 from bilstm.thread_waiting import wait_passively
 
 if TYPE_CHECKING:
@@ -154,9 +154,8 @@ def fit_tagger(
         if note := shift.note():
             notes.append(note)
             tell(events.Note(note))
-    if metrics["unknown_tags"]:
-        shown = ", ".join(f"{name} ({count})" for name, count in metrics["unknown_tags"].items())
-        notes.append(f"The development part has tags that training lacks, scored as wrong: {shown}.")
+    for labels in unknown_labels(metrics):
+        notes.append(f"The development part has {labels}.")
         tell(events.Note(notes[-1]))
     return TaggingOutcome(
         model, config, result, train, dev, dev_tags, dev_intents, metrics, baseline, clock.seconds, notes
