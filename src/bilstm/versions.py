@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 __all__ = ["environment", "tool_version"]
 
-_LIBRARIES = ("numpy", "torch", "scikit-learn", "gensim", "polars", "tokenizers", "safetensors")
+_LIBRARIES = ("numpy", "torch", "scikit-learn", "polars", "tokenizers", "safetensors")
 
 
 def tool_version() -> str:

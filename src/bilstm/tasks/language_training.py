@@ -260,8 +260,9 @@ def _train(
 
         with clock.phase("word vectors"):
             vectors = train_word_vectors(
-                train_ids, size, config.embedding_size, epochs=config.vector_epochs, seed=config.seed
-            )
+                train_ids, size, config.embedding_size, epochs=config.vector_epochs, seed=config.seed,
+                backend=config.backend, threads=config.threads, progress=tell,
+            )  # fmt: skip
     if vectors is not None:
         with torch.no_grad():
             net.table.copy_(torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)))

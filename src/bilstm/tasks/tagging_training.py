@@ -333,7 +333,7 @@ def _train_layers(
     is_going_on = resume and checkpoint is not None and os.path.isdir(checkpoint)
     if config.vectors == "in-domain" and not is_going_on:
         with clock.phase("word vectors"):
-            _put_word_vectors(net, train_part, encoder, unlabelled, config)
+            _put_word_vectors(net, train_part, encoder, unlabelled, config, tell)
     objective = _Objective(net, train_part, coder, config)
     with clock.phase("training"):
         result = train(
@@ -371,7 +371,7 @@ def _scale_embeddings(net: Any) -> None:
 
 
 def _put_word_vectors(
-    net: Any, part: _Part, encoder: WordEncoder, unlabelled: Sequence[Sequence[str]], config: Config
+    net: Any, part: _Part, encoder: WordEncoder, unlabelled: Sequence[Sequence[str]], config: Config, tell: Listener
 ) -> None:
     import torch
 
@@ -390,6 +390,9 @@ def _put_word_vectors(
         epochs=config.vector_epochs,
         scale=config.word_size**-0.5,  # the spread that random vectors have, see `_scale_embeddings`
         seed=config.seed,
+        backend=config.backend,
+        threads=config.threads,
+        progress=tell,
     )
     table = net.features.words.layers[-1].weight
     seen = torch.from_numpy(np.abs(vectors).sum(axis=1) > 0)

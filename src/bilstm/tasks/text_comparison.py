@@ -39,6 +39,7 @@ from bilstm.tasks.text_report import model_name
 from bilstm.tasks.text_run import Job, Parts, ReadOptions, read_part, split_parts
 from bilstm.tasks.text_training import build_encoder, development_part, fit, fit_baseline, words_of
 from bilstm.training import events
+from bilstm.training.word_vectors import Memory, remembered_word_vectors
 from bilstm.versions import environment
 
 __all__ = ["ComparisonJob", "ComparisonResult", "compare"]
@@ -120,7 +121,8 @@ def compare(job: ComparisonJob, tell: Tell) -> ComparisonResult:
     if done := len(_runs(job)) - len(pending):
         tell(events.Note(f"{done} of {len(_runs(job))} results stand in {folder.folder / RESULTS} already."))
     try:
-        _run_pending(job, rows, folder, pending, tell)
+        with remembered_word_vectors() as memory:
+            _run_pending(job, rows, folder, pending, tell, memory)
     except KeyboardInterrupt as error:
         raise _interrupted(job, folder) from error
     comparison = _comparison(job, rows, folder)
@@ -280,11 +282,16 @@ def _runs(job: ComparisonJob) -> list[tuple[str, int | None]]:
 
 
 def _run_pending(
-    job: ComparisonJob, rows: _Rows, folder: ResultFolder, pending: Sequence[tuple[str, int | None]], tell: Tell
+    job: ComparisonJob,
+    rows: _Rows,
+    folder: ResultFolder,
+    pending: Sequence[tuple[str, int | None]],
+    tell: Tell,
+    memory: Memory,
 ) -> None:
     for number, (name, seed) in enumerate(pending):
         tell(events.Note(_position(job, name, seed, _seconds_left(folder, pending[number:]))))
-        result = _linear(rows, job.config.seed, tell) if seed is None else _trained(name, seed, job, rows, tell)
+        result = _linear(rows, job.config.seed, tell) if seed is None else _trained(name, seed, job, rows, tell, memory)
         folder.results.append(result)
         _write(folder, _comparison(job, rows, folder))
         tell(events.Note(f"{name}: {rows.score_key.replace('_', ' ')} {result.score:.4f} on the {rows.scored_on}."))
@@ -325,8 +332,9 @@ def _linear(rows: _Rows, seed: int, tell: Tell) -> Result:
     )  # fmt: skip
 
 
-def _trained(name: str, seed: int, job: ComparisonJob, rows: _Rows, tell: Tell) -> Result:
-    """Train one model with one seed and score it."""
+def _trained(name: str, seed: int, job: ComparisonJob, rows: _Rows, tell: Tell, memory: Memory) -> Result:
+    """Train one model with one seed and score it; each counts the time of its word vectors, remembered or not."""
+    memory.seconds = 0.0
     config = dataclasses.replace(settings_of(name, job.config), seed=seed)
     try:
         outcome = fit(
@@ -351,7 +359,7 @@ def _trained(name: str, seed: int, job: ComparisonJob, rows: _Rows, tell: Tell) 
         _numbers(model.measure(outputs, rows.scored.targets)),
         _numbers(outcome.dev_metrics),
         parameters=sum(weight.size for weight in model.weights.values()),
-        seconds=sum(outcome.seconds.get(phase, 0.0) for phase in ("word vectors", "training")),
+        seconds=memory.seconds + outcome.seconds.get("training", 0.0),
         name=model_name(config), best_epoch=outcome.result.best_epoch, epochs=len(outcome.result.history),
     )  # fmt: skip
 

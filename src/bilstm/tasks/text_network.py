@@ -94,7 +94,10 @@ def train_network(
         size, seed = (vocabulary_size_of(encoder), config.embedding_size), config.seed
         with clock.phase("word vectors"):
             every = train_part.ids if unlabelled is None else joined_rows(train_part.ids, unlabelled)
-            return train_word_vectors(every, *size, epochs=config.vector_epochs, seed=seed)
+            return train_word_vectors(
+                every, *size, epochs=config.vector_epochs, seed=seed,
+                backend=config.backend, threads=config.threads, progress=tell,
+            )  # fmt: skip
 
     if not (resume and checkpoint is not None and os.path.isdir(checkpoint)):
         begin_network(net, encoder, config, start, tell, learn)

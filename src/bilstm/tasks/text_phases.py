@@ -196,11 +196,12 @@ class UnlabelledTraining:
             return np.load(stored)
         every = joined_rows(self.train.ids, self.unlabelled)
         size = (len(self._table), config.embedding_size)
+        settings: dict[str, Any] = {"seed": config.seed, "backend": config.backend, "threads": config.threads}
 
         def choose() -> dict[str, int]:
             sample = every.select(np.arange(min(len(every), max(50, len(every) // 200))))
             started = time.perf_counter()
-            train_word_vectors(sample, *size, epochs=1, seed=config.seed)
+            train_word_vectors(sample, *size, epochs=1, **settings)
             speed = len(sample.values) / (time.perf_counter() - started)
             words = VECTOR_SHARE * self.budget.left() * speed
             epochs = int(min(max(words // max(len(every.values), 1), 1), config.vector_epochs))
@@ -213,7 +214,9 @@ class UnlabelledTraining:
         rows = np.sort(np.random.default_rng(config.seed).permutation(len(every))[: max(plan["texts"], 1)])
         self.tell(events.Note(f"Word vectors: {plan['epochs']} passes over {len(rows):,} of {len(every):,} texts."))
         with self.clock.phase("word vectors"):
-            vectors = train_word_vectors(every.select(rows), *size, epochs=plan["epochs"], seed=config.seed)
+            vectors = train_word_vectors(
+                every.select(rows), *size, epochs=plan["epochs"], progress=self.tell, **settings
+            )
         if stored is not None:
             with open(f"{stored}.part", "wb") as file:
                 np.save(file, vectors)
