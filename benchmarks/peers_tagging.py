@@ -135,6 +135,7 @@ class PlainTagger(nn.Module):
         self.head = nn.Linear(head.shape[1], head.shape[0])
         self.head.load_state_dict({name: state[f"tags.layers.0.{name}"] for name in ("weight", "bias")})
         self.crf = LoopCrf(head.shape[0])
+        self.crf.load_state_dict({name: state[f"crf.{name}"] for name in ("transitions", "start", "end")})
 
     def forward(self, batch: WordBatch, tags: Tensor) -> Tensor:
         """Mean loss over tokens."""
