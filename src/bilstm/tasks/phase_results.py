@@ -14,7 +14,7 @@ from bilstm.tasks.text_classification import Config
 if TYPE_CHECKING:
     from bilstm.training.loop import TrainResult
 
-__all__ = ["PhaseRecord", "is_kept", "joined_results", "looks_of", "phase_config"]
+__all__ = ["PhaseRecord", "decay_for", "is_kept", "joined_results", "looks_of", "phase_config"]
 
 LOOKS = 20  # at the development part, in a phase
 
@@ -59,18 +59,21 @@ def looks_of(words: int, steps: int) -> dict[str, int]:
     return {"words": words, "looks": looks, "steps": max(steps // looks, 1)}
 
 
+def decay_for(config: Config, steps: int) -> float | None:
+    """Return a decay of the running mean that remembers a tenth of the steps: a longer memory would hold the start."""
+    return None if config.average_decay is None else min(config.average_decay, max(1.0 - 10.0 / steps, 0.5))
+
+
 def phase_config(
     config: Config, plan: dict[str, int], rate: float, betas: tuple[float, float], is_patient: bool
 ) -> Config:
     """Return the settings of the loop for a phase of so many steps."""
-    steps = plan["looks"] * plan["steps"]
-    decay = None if config.average_decay is None else min(config.average_decay, max(1.0 - 10.0 / steps, 0.5))
     return dataclasses.replace(
         config,
         max_epochs=plan["looks"],
         learning_rate=min(config.learning_rate, rate),
         betas=betas,
-        average_decay=decay,
+        average_decay=decay_for(config, plan["looks"] * plan["steps"]),
         patience=LOOKS // 4 if is_patient else None,
     )
 

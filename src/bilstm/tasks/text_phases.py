@@ -27,7 +27,7 @@ from bilstm.errors import OutputError
 from bilstm.metrics import apply_temperature, fit_temperature
 from bilstm.strict_json import read_strict_json
 from bilstm.tasks.phase_losses import MixedLoss, TaughtLoss
-from bilstm.tasks.phase_results import PhaseRecord, is_kept, joined_results, looks_of, phase_config
+from bilstm.tasks.phase_results import PhaseRecord, decay_for, is_kept, joined_results, looks_of, phase_config
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import Config
 from bilstm.tasks.text_network import Objective, Part, begin_network, embedding_index, new_network
@@ -50,6 +50,7 @@ MIXED_RATE, MIXED_BETAS = 0.001, (0.0, 0.98)  # of Sachan et al. 2019
 VECTOR_SHARE, LABELLED_SHARE, SELF_SHARE = 0.2, 0.15, 0.25  # of the time that is left when the phase begins
 FEWEST_STEPS, LEAST_WORDS = 1_500, 3_000  # smaller batches where a budget gives fewer steps
 MIXED_PASSES = 50  # over the labelled texts at most, as published
+LEAST_TAUGHT = 20  # texts that a round of self-training needs
 CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the texts taken in each round
 SELF_TEXTS, SELF_STEPS = 20_000, 1_500
 SPARE_SECONDS, OVERRUN = 10.0, 1.1
@@ -199,6 +200,8 @@ class UnlabelledTraining:
         settings: dict[str, Any] = {"seed": config.seed, "backend": config.backend, "threads": config.threads}
 
         def choose() -> dict[str, int]:
+            if self.budget.seconds is None:
+                return {"epochs": config.vector_epochs, "texts": len(every)}
             sample = every.select(np.arange(min(len(every), max(50, len(every) // 200))))
             started = time.perf_counter()
             train_word_vectors(sample, *size, epochs=1, **settings)
@@ -265,7 +268,8 @@ class UnlabelledTraining:
             )
 
         epochs = self._planned("labelled texts", choose)
-        config = dataclasses.replace(self.config, max_epochs=epochs)
+        decay = decay_for(self.config, epochs * len(batches))
+        config = dataclasses.replace(self.config, max_epochs=epochs, average_decay=decay)
         started = time.perf_counter()
         with self.clock.phase("training"):
             result = self._loop("labelled texts", objective.step_loss, objective, deal, config)
@@ -326,12 +330,11 @@ class UnlabelledTraining:
         texts = self.unlabelled.select(rows)
         shares = np.bincount(self.train.targets.astype(np.int64), minlength=len(self.labels.names))
         probabilities = self._calibrated(objective, objective.logits(texts))
-        found = choose_pseudo_labels(
-            probabilities, shares / shares.sum(), share=share, threshold=min(CONFIDENCE, float(probabilities.max()))
-        )
+        found = choose_pseudo_labels(probabilities, shares / shares.sum(), share=share, threshold=CONFIDENCE)
         said = f"{len(found.rows):,} of {len(rows):,} texts answered with a probability of {found.least_confidence:.2f}"
         self.tell(events.Note(f"self-training {number}: {said} or more."))
-        if len(found.rows) < len(self.labels.names):
+        if len(found.rows) < LEAST_TAUGHT:
+            self.tell(events.Note(f"self-training {number}: left out, that is too few."))
             return None
         chosen = Part(texts.select(found.rows), found.targets)
         step_loss = TaughtLoss(objective, chosen)

@@ -1,0 +1,337 @@
+"""Learning from unlabelled texts: the mixed objective by independent formulas, batches, budget, phases, resuming."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit, rel_entr, softmax
+from torch import nn
+
+from bilstm.data.labels import LabelSet
+from bilstm.data.ragged import Ragged
+from bilstm.errors import DataError, OutputError, UsageError
+from bilstm.tasks import text_phases
+from bilstm.tasks.phase_losses import MixedLoss
+from bilstm.tasks.phase_results import is_kept
+from bilstm.tasks.text_classification import Config
+from bilstm.tasks.text_training import Unlabelled, fit
+from bilstm.training import events
+from bilstm.training.budget import Budget, clock_text, parse_budget, steps_within
+from bilstm.training.loop import DevScore
+from bilstm.training.objectives import binary_cross_entropy, cross_entropy, perturbation
+from bilstm.training.self_training import choose_pseudo_labels
+from bilstm.training.unlabelled import MixedBatches
+from bilstm.training.virtual_adversarial import divergence, mixed_terms, prediction_entropy, standardize_embedding
+
+# ---- the four terms ------------------------------------------------------------------------------------------------
+
+
+class Scorer(nn.Module):
+    """A curved function of all steps of a row, without chance, in float64."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        torch.manual_seed(4)
+        self.inner, self.outer = nn.Linear(3, 6).double(), nn.Linear(6, outputs).double()
+
+    def forward(self, batch: Ragged) -> torch.Tensor:
+        rows = torch.repeat_interleave(torch.arange(len(batch)), batch.offsets[1:] - batch.offsets[:-1])
+        sums = torch.zeros(len(batch), 6, dtype=torch.float64).index_add(0, rows, torch.tanh(self.inner(batch.values)))
+        return self.outer(sums)
+
+
+def number(value: torch.Tensor) -> float:
+    return value.detach().item()
+
+
+def embedded_rows() -> Ragged:
+    generator = torch.Generator().manual_seed(9)
+    values = torch.randn(9, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    return Ragged(values, torch.tensor([0, 2, 5, 6, 9]))
+
+
+def test_divergence_and_entropy_by_their_formulas():
+    p, q = np.array([[0.3, -1.0, 2.0], [0.0, 0.0, 4.0]]), np.array([[1.0, 0.5, 0.1], [2.0, -3.0, 0.0]])
+    expected = rel_entr(softmax(p, axis=1), softmax(q, axis=1)).sum(axis=1).mean()
+    assert math.isclose(number(divergence(torch.tensor(p), torch.tensor(q))), expected, rel_tol=1e-12)
+    shares = softmax(p, axis=1)
+    assert math.isclose(number(prediction_entropy(torch.tensor(p))), -(shares * np.log(shares)).sum(1).mean())
+    one, other = np.array([[0.7], [-2.0]]), np.array([[-0.2], [-2.5]])
+    expected = (rel_entr(expit(one), expit(other)) + rel_entr(expit(-one), expit(-other))).mean()
+    assert math.isclose(number(divergence(torch.tensor(one), torch.tensor(other))), expected, rel_tol=1e-12)
+
+
+def test_with_two_classes_the_change_is_the_worst_of_many():
+    net, batch, norm = Scorer(1), embedded_rows(), 0.01
+    targets = torch.tensor([1, 0])
+    terms = mixed_terms(net, batch, targets, binary_cross_entropy, norm=norm)
+    worst_loss = worst_change = 0.0
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        logits = net(batch)
+        for _ in range(4000):
+            change = perturbation(torch.randn(9, 3, generator=generator, dtype=torch.float64), batch.offsets, norm)
+            moved = net(batch.with_values(batch.values + change))
+            worst_loss = max(worst_loss, number(binary_cross_entropy(moved[:2], targets)))
+            worst_change = max(worst_change, number(divergence(logits[2:], moved[2:])))
+    assert number(terms.supervised) == pytest.approx(number(binary_cross_entropy(logits[:2], targets)))
+    assert number(terms.adversarial) >= worst_loss > number(terms.supervised)
+    assert number(terms.virtual) >= worst_change > 0.3 * number(terms.virtual)
+
+
+def test_with_two_classes_the_direction_is_that_of_power_iteration():
+    net, batch = Scorer(1), embedded_rows()
+    (own,) = torch.autograd.grad(net(batch)[:, 0].sum(), batch.values)
+    own = perturbation(own, batch.offsets, 1.0)
+    trial = torch.randn(9, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    trial = perturbation(trial, batch.offsets, 1e-5).requires_grad_()
+    moved = net(batch.with_values(batch.values.detach() + trial))
+    (found,) = torch.autograd.grad(divergence(net(batch).detach(), moved) * 1e9, trial)
+    found = perturbation(found, batch.offsets, 1.0)
+    for row in range(4):
+        steps = slice(int(batch.offsets[row]), int(batch.offsets[row + 1]))
+        assert abs(number((own[steps] * found[steps]).sum())) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_with_more_classes_the_change_is_worse_than_chance():
+    net, batch = Scorer(4), embedded_rows()
+    targets, norm = torch.tensor([3, 1]), 0.05
+    torch.manual_seed(0)
+    terms = mixed_terms(net, batch, targets, cross_entropy, norm=norm)
+    generator, changes = torch.Generator().manual_seed(1), []
+    with torch.no_grad():
+        for _ in range(300):
+            change = perturbation(torch.randn(9, 3, generator=generator, dtype=torch.float64), batch.offsets, norm)
+            changes.append(number(divergence(net(batch)[2:], net(batch.with_values(batch.values + change))[2:])))
+    assert number(terms.virtual) > np.quantile(changes, 0.8)
+    assert number(terms.adversarial) > number(terms.supervised)
+
+
+def test_total_weighs_the_unlabelled_terms_and_trains_all_weights():
+    net, batch = Scorer(1), embedded_rows()
+    terms = mixed_terms(net, batch, torch.tensor([1, 0]), binary_cross_entropy, norm=0.1)
+    labelled = terms.supervised + terms.adversarial
+    assert number(terms.total(0.0)) == number(labelled)
+    assert number(terms.total(0.5)) == pytest.approx(number(labelled + 0.5 * (terms.virtual + terms.entropy)))
+    terms.total().backward()
+    assert all(number(p.grad.abs().sum()) > 0 for p in net.parameters())
+
+
+def test_a_batch_of_labelled_rows_alone_has_no_unlabelled_terms():
+    terms = mixed_terms(Scorer(1), embedded_rows(), torch.tensor([1, 0, 1, 1]), binary_cross_entropy, norm=0.1)
+    assert number(terms.virtual) == number(terms.entropy) == 0.0
+    with pytest.raises(UsageError, match="1 to 4 labelled rows, got 0"):
+        mixed_terms(Scorer(1), embedded_rows(), torch.tensor([]), binary_cross_entropy, norm=0.1)
+
+
+def test_standardized_table_has_one_scale_over_the_text():
+    weight, shares = torch.randn(5, 3) * 4 + 2, torch.tensor([0.1, 0.4, 0.2, 0.0, 0.3])
+    standardize_embedding(weight, shares, 0.3)
+    text = weight.numpy()[np.repeat([0, 1, 2, 4], [1, 4, 2, 3])]
+    np.testing.assert_allclose(text.mean(axis=0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(text.std(axis=0), 0.3, rtol=1e-5)
+
+
+# ---- batches, pseudo-labels, budget --------------------------------------------------------------------------------
+
+
+def test_each_kind_of_rows_goes_round_in_epochs_of_its_own():
+    deal = MixedBatches(np.full(10, 4), np.full(23, 6), steps=5, max_rows=3, max_steps=100, seed=2)
+    steps = [step for number in range(1, 9) for step in deal.epoch(number)]
+    assert [step.place for step in steps] == list(range(40))
+    labelled = [sorted(np.concatenate([s.labelled for s in steps[first : first + 4]])) for first in range(0, 40, 4)]
+    assert labelled == [list(range(10))] * 10
+    rest = [sorted(np.concatenate([s.unlabelled for s in steps[first : first + 8]])) for first in range(0, 40, 8)]
+    assert rest == [list(range(23))] * 5
+    again = MixedBatches(np.full(10, 4), np.full(23, 6), steps=5, max_rows=3, max_steps=100, seed=2).epoch(6)
+    assert all(np.array_equal(a.unlabelled, b.unlabelled) for a, b in zip(again, steps[25:30], strict=True))
+
+
+def test_pseudo_labels_are_the_surest_in_the_shares_of_the_classes():
+    rows = [[0.99, 0.01], [0.6, 0.4], [0.1, 0.9], [0.02, 0.98], [0.3, 0.7], [0.97, 0.03], [0.04, 0.96]]
+    found = choose_pseudo_labels(np.array(rows), np.array([0.5, 0.5]), share=1.0, threshold=0.9)
+    assert found.rows.tolist() == [0, 3, 5, 6]  # row 2 is the least sure of three, and class 0 has two
+    assert found.targets.tolist() == [0, 1, 0, 1]
+    assert found.least_confidence == 0.96
+    few = choose_pseudo_labels(np.array(rows), np.array([0.5, 0.5]), share=2 / 7, threshold=0.9)
+    assert few.rows.tolist() == [0, 3]
+    none = choose_pseudo_labels(np.array(rows), np.array([0.5, 0.5]), share=1.0, threshold=0.995)
+    assert (none.rows.tolist(), none.least_confidence) == ([], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("20m", 1200.0), ("1.5h", 5400.0), ("300s", 300.0), (" 2H ", 7200.0), ("none", None)]
+)
+def test_budget_texts(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "20", "m", "-5m", "0m", "20 minutes", "nan", "1d"])
+def test_budget_texts_that_are_no_time(text):
+    with pytest.raises(UsageError, match="is no time"):
+        parse_budget(text)
+
+
+def test_budget_counts_down():
+    now = [100.0]
+    budget = Budget(600.0, lambda: now[0])
+    now[0] = 340.0
+    assert (budget.used(), budget.left(), budget.share(150.0)) == (240.0, 360.0, 0.25)
+    assert budget.line() == "4 min of 10 min used, 6 min left"
+    now[0] = 1000.0
+    assert budget.left() == 0.0
+    assert Budget(None).left() == math.inf
+    assert [clock_text(s) for s in (45, 720, 7500)] == ["45 s", "12 min", "2 h 5 min"]
+    assert [steps_within(100, 2.0, least=8, most=m) for m in (20, 80)] == [20, 50]
+    assert steps_within(1, 2.0, least=8, most=50) == 8
+
+
+def test_a_phase_is_kept_unless_the_development_part_speaks_against_it():
+    right = np.array([True] * 80 + [False] * 20)
+
+    def scored(rows: np.ndarray, loss: float) -> tuple[DevScore, np.ndarray]:
+        return DevScore(float(rows.mean()), loss), rows
+
+    before = scored(right, 0.5)
+    assert is_kept(before, scored(right, 0.9))  # the score does not fall
+    slip = right.copy()
+    slip[[0, 1]], slip[80] = False, True  # 2 lost, 1 won: within chance
+    assert is_kept(before, scored(slip, 0.4))
+    assert not is_kept(before, scored(slip, 0.6))
+    fall = right.copy()
+    fall[:4] = False  # 4 lost, none won: twice the standard error
+    assert not is_kept(before, scored(fall, 0.1))
+
+
+# ---- whole trainings -----------------------------------------------------------------------------------------------
+
+GOOD, BAD, OTHER = ["good", "fine", "great", "lovely"], ["bad", "poor", "awful", "dull"], [f"w{n}" for n in range(40)]
+BINARY = LabelSet("binary", ("no", "yes"))
+SMALL = Config(
+    embedding_size=8, hidden_size=8, learning_rate=0.02, batch_steps=300, max_epochs=25, threads=1, vector_epochs=1
+)
+
+
+def texts_of(targets: np.ndarray, seed: int) -> list[str]:
+    random = np.random.default_rng(seed)
+    found = []
+    for target in targets:
+        words = list(random.choice(OTHER, 6))
+        words[random.integers(6)] = str(random.choice(GOOD if target else BAD))
+        found.append(" ".join(words))
+    return found
+
+
+def trained(unlabelled: list[str], rows: int = 120, **given):
+    targets = np.arange(rows) % 2
+    told: list[str] = []
+
+    def listen(event: object) -> None:
+        if isinstance(event, events.Note):
+            told.append(event.text)
+        if "listen" in given:
+            given["listen"](event)
+
+    options = {name: value for name, value in given.items() if name in ("checkpoint", "resume", "valid")}
+    further = Unlabelled(unlabelled, given.get("budget") or Budget(None))
+    outcome = fit(
+        texts_of(targets, 0),
+        targets,
+        BINARY,
+        given.get("config", SMALL),
+        baseline=False,
+        unlabelled=further,
+        progress=listen,
+        **options,
+    )
+    return outcome, told
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr(text_phases, "FEWEST_STEPS", 50)
+    monkeypatch.setattr(text_phases, "MIXED_PASSES", 5)
+    monkeypatch.setattr(text_phases, "MIXED_RATE", 0.02)
+    monkeypatch.setattr(text_phases, "SELF_STEPS", 100)
+
+
+def test_phases_run_and_are_recorded():
+    outcome, told = trained(texts_of(np.arange(300) % 2, 1))
+    assert [phase.name for phase in outcome.phases] == [
+        "labelled texts", "mixed objective", "self-training 1", "self-training 2",
+    ]  # fmt: skip
+    assert outcome.phases[0].is_kept
+    history = outcome.result.history
+    assert [row.epoch for row in history] == list(range(1, len(history) + 1))
+    for phase in outcome.phases[1:]:
+        assert any(note.startswith(f"{phase.name}: {'kept' if phase.is_kept else 'turned off'}") for note in told)
+    # words that only unlabelled texts have are known, within the size of the vocabulary
+    outcome, _ = trained(["novel word " * 3] * 10)
+    assert "novel" in outcome.model.encoder.vocabulary.id_of
+
+
+def test_a_phase_that_hurts_is_turned_off(monkeypatch):
+    def unlearn(self, batch):
+        logits = self._objective.net(self._objective.part.ids.select(batch.labelled))
+        return -binary_cross_entropy(logits, self._objective.targets[torch.from_numpy(batch.labelled)])
+
+    monkeypatch.setattr(text_phases, "SELF_SHARES", ())
+    valid = (texts_of(np.arange(200) % 2, 5), np.arange(200) % 2)
+    config = Config(**{**vars(SMALL), "max_epochs": 30})
+    without, _ = trained(texts_of(np.arange(100) % 2, 1), valid=valid, config=config)
+    monkeypatch.setattr(MixedLoss, "__call__", unlearn)
+    outcome, told = trained(texts_of(np.arange(100) % 2, 1), valid=valid, config=config)
+    labelled, mixed = outcome.phases
+    assert without.phases[0].score_after == labelled.score_after > 0.9
+    assert not mixed.is_kept
+    assert mixed.score_after < labelled.score_after
+    assert any(note.startswith("mixed objective: turned off") for note in told)
+    assert outcome.result.best_epoch <= 30
+    assert outcome.network_metrics["accuracy"] == pytest.approx(labelled.score_after)
+
+
+class Cut(Exception):
+    """Stands for a power failure."""
+
+
+@pytest.mark.parametrize("place", [("labelled texts", 2), ("mixed objective", 2), ("self-training 1", 1)])
+def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path, place):
+    unlabelled = texts_of(np.arange(200) % 2, 1)
+    whole, _ = trained(unlabelled)
+    name, epoch = place
+    at = {"labelled texts": 0, "mixed objective": 1, "self-training 1": 2}[name]
+    ended = []
+
+    def cut(event: object) -> None:
+        if isinstance(event, events.TrainingEnded):
+            ended.append(event)
+        if isinstance(event, events.EpochDone) and len(ended) == at and event.row.epoch == epoch:
+            raise Cut
+
+    folder = str(tmp_path / "checkpoint")
+    with pytest.raises(Cut):
+        trained(unlabelled, checkpoint=folder, listen=cut)
+    with pytest.raises(OutputError, match="holds a run that has not ended"):
+        trained(unlabelled, checkpoint=folder)
+    outcome, _ = trained(unlabelled, checkpoint=folder, resume=True)
+    assert outcome.model.weights.keys() == whole.model.weights.keys()
+    for key, value in whole.model.weights.items():
+        assert np.array_equal(value, outcome.model.weights[key]), key
+
+
+def test_a_budget_shortens_the_phases():
+    outcome, told = trained(texts_of(np.arange(300) % 2, 1), budget=Budget(12.0))
+    assert outcome.result.steps > 0
+    assert any("Budget: " in note and "12 s used" in note for note in told)
+
+
+def test_other_words_are_told_and_texts_without_known_words_refused():
+    _, told = trained(["completely foreign tongue here " * 3] * 20)
+    assert any("another language or domain" in note for note in told)
+    with pytest.raises(DataError, match="hold no known word"):
+        trained(["", " "])
+    with pytest.raises(DataError, match="both be texts, or both word ids"):
+        trained(Ragged.of([[1, 2]]))  # type: ignore[arg-type]
