@@ -9,6 +9,7 @@ import pytest
 
 import served_models
 from bilstm.errors import UsageError
+from bilstm.model_folder import load_model, save_model
 from bilstm.serving.access_key import Tickets, read_keys
 from bilstm.serving.gate import is_loopback, path_label
 from bilstm.serving.model_shelf import named_folders
@@ -107,6 +108,15 @@ def test_names_that_are_not_allowed(arguments):
 def test_a_model_that_is_not_there(capsys, tmp_path):
     done = run(capsys, "serve", tmp_path / "none", "--port", "0")
     assert (done.code, "none" in done.error) == (66, True)
+
+
+def test_a_model_of_a_task_that_is_not_served(capsys, folder, tmp_path):
+    stored = load_model(folder)
+    config = {**stored.config, "task": "language-model"}
+    other = save_model(tmp_path / "other", config=config, weights=stored.weights, files=stored.files)
+    done = run(capsys, "serve", other, "--port", "0")
+    assert done.code == 2
+    assert "language-model" in done.error
 
 
 def test_a_port_in_use(capsys, folder):

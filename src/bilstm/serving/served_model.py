@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilstm.errors import InputNotFoundError, ModelFolderError
+from bilstm.errors import InputNotFoundError, ModelFolderError, UsageError
 from bilstm.model_folder import load_model
-from bilstm.tasks import model_of
+from bilstm.tasks import TASKS, model_of
 
 __all__ = ["ServedModel", "folder_state", "read_model"]
 
 CARD, REPORT = "README.md", "report.html"
+_SERVED_TASKS = ("text-classification", "sequence-tagging")
 _READING_ATTEMPTS = 5
 _WARM_UP = "A text to begin with, so that the first request does not wait."
 
@@ -144,13 +145,18 @@ def read_model(
             break
     else:
         raise ModelFolderError(f"{folder}: changes all the time.", "Try again when it is written.")
+    task = stored.config.get("task")
+    if task not in _SERVED_TASKS and task in TASKS:
+        raise UsageError(
+            f"{folder}: a model of the task {task} cannot be served.", f"Served: {', '.join(_SERVED_TASKS)}."
+        )
     model = model_of(stored, backend=backend, precision=precision, threads=threads)
-    is_tagger = stored.config["task"] == "sequence-tagging"
+    is_tagger = task == "sequence-tagging"
     served = ServedModel(
         name=name,
         folder=folder,
         version=version,
-        task=stored.config["task"],
+        task=str(task),
         kind="tagging" if is_tagger else model.labels.kind,
         labels=tuple(sorted(model.classes) if is_tagger else map(str, model.labels.names)),
         model=model,
