@@ -49,22 +49,27 @@ SECTIONS: tuple[Section, ...] = (
 )
 
 
-def build_report(data: ReportData) -> str:
+def build_report(data: ReportData, further: Sequence[Section] = (), style: str = "") -> str:
     """Write the report of a text task.
 
     Parameters
     ----------
     data : ReportData
+    further : sequence of (key, name, function)
+        Sections of another stage, put behind the mistakes.
+    style : str
+        Rules of the style sheet that they need.
 
     Returns
     -------
     str
         HTML, under 200 kB: long texts are cut further where the page would be larger.
     """
-    return write_report(data, SECTIONS)
+    place = SECTIONS.index(MISTAKES) + 1
+    return write_report(data, (*SECTIONS[:place], *further, *SECTIONS[place:]), style=style)
 
 
-def write_report(data: ReportData, sections: Sequence[Section], header: Html | None = None) -> str:
+def write_report(data: ReportData, sections: Sequence[Section], header: Html | None = None, style: str = "") -> str:
     """Write a report from chosen sections.
 
     Parameters
@@ -75,6 +80,8 @@ def write_report(data: ReportData, sections: Sequence[Section], header: Html | N
         function with the blocks of `page` and the figures of `charts`.
     header : Html, optional
         What stands first, with the h1; by default the headline of the scores.
+    style : str
+        Further rules of the style sheet.
 
     Returns
     -------
@@ -86,7 +93,7 @@ def write_report(data: ReportData, sections: Sequence[Section], header: Html | N
         built = [(key, name, write(shortened, key)) for key, name, write in sections]
         shown = [(key, name, content) for key, name, content in built if content is not None]
         footer = facts.footer(data)
-        page = write_page(f"{data.title} – bilstm report", header or parts.headline(data), shown, footer)
+        page = write_page(f"{data.title} – bilstm report", header or parts.headline(data), shown, footer, style)
         if len(page.encode("utf-8")) <= MAX_BYTES:
             break
     return page

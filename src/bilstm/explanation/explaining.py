@@ -15,13 +15,11 @@ import numpy as np
 from bilstm.data.ragged import Ragged
 from bilstm.errors import UsageError
 from bilstm.explanation.explanation import Explanation, Explanations, Phrase
-from bilstm.explanation.methods import DEFAULT, Attributed, method_named
+from bilstm.explanation.methods import BATCH_STEPS, BATCH_TEXTS, Attributed, default_method, method_named
 from bilstm.explanation.subject import TextSubject
 from bilstm.explanation.words import TextWords
 
 __all__ = ["explain", "explain_many", "subject_of"]
-
-BATCH_TEXTS, BATCH_STEPS = 32, 16_384  # explained at once: little memory, and long enough for the cores to be busy
 
 _subjects: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _opened: dict[int, TextSubject] = {}
@@ -105,10 +103,10 @@ def explain_many(
     progress : function, optional
         Called with the texts that are done and all texts.
     """
-    chosen = method_named(DEFAULT if method == "auto" else method)
     if not hasattr(model, "labels") or not hasattr(model, "encoder"):
         raise UsageError(f"{type(model).__name__} cannot be explained here.", "Give a model that bilstm.load returned.")
     subject = subject_of(model)
+    chosen = method_named(default_method(subject) if method == "auto" else method)
     is_ids = isinstance(texts, Ragged)
     given: list[Any] = [texts[row] for row in range(len(texts))] if is_ids else list(texts)  # type: ignore[arg-type]
     done = 0

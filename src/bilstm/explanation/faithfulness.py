@@ -7,7 +7,7 @@ game on texts joined from two. Random attribution stands beside every method: a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ from bilstm.errors import UsageError
 from bilstm.explanation.subject import TextSubject
 from bilstm.explanation.words import TextWords
 
-__all__ = ["SHARES", "Faithfulness", "measure_faithfulness", "rank_agreement"]
+__all__ = ["SHARES", "Faithfulness", "measure_faithfulness", "pointing_game", "rank_agreement"]
+
+Attribute = Callable[[Sequence[TextWords], np.ndarray], list[np.ndarray]]
 
 SHARES = (0.01, 0.05, 0.10, 0.20, 0.50)
 BLOCK_TEXTS = 256
@@ -109,6 +111,52 @@ def _probabilities(
         block = slice(first, first + BLOCK_TEXTS)
         found.append(subject.probabilities(subject.logits_of_kept(words[block], kept[block])))
     return np.concatenate(found)[np.arange(len(words)), targets]
+
+
+def pointing_game(
+    subject: TextSubject, texts: Sequence[str], targets: np.ndarray, attribute: Attribute, pairs: int = 50
+) -> tuple[float, int] | None:
+    """Join two texts of different answers; the strongest word for an answer should stand in the text that gave it.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        The surest ones first.
+    targets : ndarray of shape (texts,), int
+        Answer of the model to each.
+    attribute : function
+        From words and targets (texts, 1) to attributions, one array (words, 1) a text.
+    pairs : int
+        Joined texts at most; each is asked for both answers.
+
+    Returns
+    -------
+    share, questions : float, int
+        Share of questions in which the strongest word stood in the right text (by chance about one half), and how many
+        there were; None if all texts have one answer.
+    """
+    chosen: list[tuple[int, int]] = []
+    free = list(range(len(texts)))
+    while free and len(chosen) < pairs:
+        first = free.pop(0)
+        other = next((row for row in free if targets[row] != targets[first]), None)
+        if other is not None:
+            free.remove(other)
+            chosen.append((first, other))
+    if not chosen:
+        return None
+    joined = subject.words([f"{texts[first]}\n{texts[second]}" for first, second in chosen])
+    hits = questions = 0
+    for place in (0, 1):
+        asked = np.array([[targets[pair[place]]] for pair in chosen])
+        for one, pair, values in zip(joined, chosen, attribute(joined, asked), strict=True):
+            if not len(one):
+                continue
+            top = one.spans[int(values[:, 0].argmax())][0]
+            is_first = top <= len(texts[pair[0]])
+            hits += is_first == (place == 0)
+            questions += 1
+    return (hits / questions, questions) if questions else None
 
 
 def rank_agreement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:

@@ -22,7 +22,21 @@ from bilstm.explanation.relevance import relevance
 from bilstm.explanation.subject import TextSubject
 from bilstm.explanation.words import TextWords
 
-__all__ = ["DEFAULT", "METHODS", "QUICK_POINTS", "Attributed", "Method", "method_named", "scores_without"]
+__all__ = [
+    "BATCH_STEPS",
+    "BATCH_TEXTS",
+    "DEFAULT",
+    "METHODS",
+    "QUICK_POINTS",
+    "Attributed",
+    "Method",
+    "attribute_all",
+    "default_method",
+    "method_named",
+    "scores_without",
+]
+
+BATCH_TEXTS, BATCH_STEPS = 32, 16_384  # explained at once: little memory, and long enough for the cores to be busy
 
 # Measured (docs/explanations.md): as faithful as with as many points as completeness asks for, at a fixed small price.
 QUICK_POINTS = 3
@@ -239,6 +253,33 @@ METHODS: dict[str, Method] = {
         Method("attention", "none: weights of pooling are no attribution", _attention),
     )
 }
+
+
+def attribute_all(subject: TextSubject, words: Sequence[TextWords], targets: np.ndarray, name: str) -> list[Attributed]:
+    """Run a method over any number of texts, in batches.
+
+    Parameters
+    ----------
+    targets : ndarray of shape (texts, targets), int
+    name : str
+    """
+    attribute, contrasts, found = method_named(name).attribute, subject.contrasts()[targets], []
+    first = 0
+    while first < len(words):
+        last, steps = first + 1, len(words[first].ids)
+        while last < len(words) and last - first < BATCH_TEXTS and steps + len(words[last].ids) <= BATCH_STEPS:
+            steps += len(words[last].ids)
+            last += 1
+        vectors = subject.vectors(words[first:last])
+        logits = subject.network.run(vectors)
+        found += attribute(subject, words[first:last], vectors, contrasts[first:last], logits)
+        first = last
+    return found
+
+
+def default_method(subject: TextSubject) -> str:
+    """Return the method that "auto" means for a model."""
+    return DEFAULT if subject.network.has_gradients else "occlusion"
 
 
 def method_named(name: str) -> Method:

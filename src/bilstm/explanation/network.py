@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,18 @@ class Network:
     def is_pooled(self) -> bool:
         """Whether a text gets one row of logits; else every step has its own."""
         return any(isinstance(layer, description.Pooling) for layer in self.layers)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether `gradient` works: "last" behind directions that are merged into one has no place of its own."""
+        return not any(
+            isinstance(layer, description.Recurrent)
+            and layer.bidirectional
+            and layer.merge_mode in ("sum", "mul", "ave")
+            and isinstance(after, description.Pooling)
+            and "last" in after.kinds
+            for layer, after in pairwise(self.layers)
+        )
 
     @classmethod
     def behind_embedding(

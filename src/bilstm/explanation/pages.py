@@ -96,13 +96,15 @@ def legend(has_signs: bool = True) -> Html:
     )
 
 
-def shown_explanation(one: Explanation) -> Html:
-    """Return one explained text with its answer and what the numbers say."""
+def shown_explanation(one: Explanation, *, truth: str | None = None, limit: int | None = None) -> Html:
+    """Return one explained text with its answer and what the numbers say; at most `limit` characters of the text."""
     labels = [join("answer ", tag("strong", isolated(written(one.prediction))))]
     if one.probability is not None:
         labels.append(join("probability of ", isolated(one.targets[0]), f" {percent(one.probability)}"))
     elif one.unit == "number":
         labels.append(join("score ", decimal(float(one.score[0]))))
+    if truth is not None:
+        labels.append(join("true label ", tag("strong", isolated(truth))))
     tree = tree_of_phrases(one) if one.phrases and one.phrases[0].children else None
     near = None
     if one.neighbours:
@@ -111,7 +113,7 @@ def shown_explanation(one: Explanation) -> Html:
     return tag(
         "div",
         tag("p", *(tag("span", label) for label in labels), class_="labels"),
-        tag("p", marked_text(one), class_="why", dir="auto"),
+        tag("p", marked_text(one, limit=limit), class_="why", dir="auto"),
         paragraph(facts(one), class_="hint"),
         *(paragraph(note, class_="hint") for note in one.notes),
         tree,

@@ -25,7 +25,9 @@ from bilstm.data.vocabulary import rows_without_known_tokens
 from bilstm.errors import DataError, InterruptedTrainingError, TrainingDivergedError, UsageError
 from bilstm.evaluation.report import build_report
 from bilstm.evaluation.report_data import InputFile, describe_part
+from bilstm.explanation.report import STYLE, ReportExplanations, explain_for_report, sections_of
 from bilstm.model_folder import check_output
+from bilstm.tasks.phases import Clock
 from bilstm.tasks.starting_weights import read_start
 from bilstm.tasks.text_classification import Config, TextModel, Texts
 from bilstm.tasks.text_report import JOINED, Provenance, ScoredPart, describe_run, model_card, model_name, peak_memory
@@ -152,7 +154,10 @@ def run(job: Job, tell: Callable[[Any], None]) -> RunResult:
     further = read_unlabelled(job, records, parts, tell) if job.unlabelled else None
     outcome = _fit(parts, labels, job, further, tell)
     scored, summary = _measure(parts, outcome, labels, job, records)
-    result = _write(job, parts, outcome, labels, scored, summary, records, time.perf_counter() - started)
+    explained = _explain(outcome, scored, job, tell)
+    if explained is not None and explained.measured:
+        summary["explanations"] = explained.to_json()
+    result = _write(job, parts, outcome, labels, scored, summary, records, explained, time.perf_counter() - started)
     if outcome.result.stopped_because == "interrupted":
         raise InterruptedTrainingError(
             f"Interrupted; the best model so far (epoch {outcome.result.best_epoch}) is saved in {job.output}.",
@@ -367,6 +372,29 @@ def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in scores.items() if name not in ("calibration", "per_class", "undefined")}
 
 
+def _explain(outcome: Outcome, part: ScoredPart, job: Job, tell: Callable[[Any], None]) -> ReportExplanations | None:
+    """Explain a sample of the scored rows; nothing where a training was interrupted, or where rows are word ids.
+
+    Ctrl-C here leaves out the explanations, not the model.
+    """
+    if outcome.result.stopped_because == "interrupted" or not isinstance(part.texts, list) or not part.texts:
+        return None
+    truths = [_written(label) for label in outcome.model.labels.decode(part.targets)]
+    clock = Clock(tell)
+    try:
+        with clock.phase("explanations"):
+            return explain_for_report(outcome.model, part.texts, part.outputs, part.targets, truths, job.config.seed)
+    except KeyboardInterrupt:
+        tell(events.Note("The explanations of the report are left out: interrupted. The model is being saved."))
+        return None
+
+
+def _written(label: Any) -> str:
+    if isinstance(label, float):
+        return f"{label:.6g}"
+    return str(label) or "no label"
+
+
 def _write(
     job: Job,
     parts: Parts,
@@ -375,6 +403,7 @@ def _write(
     scored: ScoredPart,
     summary: dict[str, Any],
     records: Records,
+    explained: Any,
     seconds: float,
 ) -> RunResult:
     summary["seconds"] = {
@@ -404,7 +433,7 @@ def _write(
         settings=outcome.config,
         metrics=summary,
         files={
-            "report.html": build_report(data),
+            "report.html": build_report(data, sections_of(explained), STYLE) if explained else build_report(data),
             "README.md": model_card(data, summary),
             "history.json": _history(outcome),
             "settings.toml": to_toml(outcome.config),
