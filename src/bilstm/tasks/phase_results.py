@@ -39,6 +39,15 @@ class PhaseRecord:
     score_before: float | None
     score_after: float | None
 
+    def line(self) -> str:
+        """Say what became of the phase; "" for the first one, which has nothing to be compared with."""
+        if self.score_before is None or self.score_after is None:
+            return ""
+        change = f"development score {self.score_before:.4f} -> {self.score_after:.4f}"
+        if self.is_kept:
+            return f"{self.name}: kept, {change}."
+        return f"{self.name}: turned off, {change}; the weights before it are kept."
+
 
 def is_kept(before: tuple[Any, np.ndarray], after: tuple[Any, np.ndarray]) -> bool:
     """Decide whether a phase is kept: (DevScore, whether each development row is right) before and after it.

@@ -244,11 +244,9 @@ class UnlabelledTraining:
         kept = result.steps > 0 and is_kept(before, after)
         if not kept:
             set_weights(self.net, held)
-        change = f"development score {before[0].score:.4f} -> {after[0].score:.4f}"
-        told = f"{name}: kept, {change}." if kept else f"{name}: turned off, {change}; the weights before it are kept."
-        self.tell(events.Note(told))
         seconds = time.perf_counter() - started
         self.records.append(PhaseRecord(name, seconds, kept, before[0].score, after[0].score))
+        self.tell(events.Note(self.records[-1].line()))
         return result
 
     def _labelled(self) -> TrainResult:

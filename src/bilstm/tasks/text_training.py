@@ -222,7 +222,8 @@ def fit(
     model = TextModel(encoder, labels, runtime, weights, shift=shift, scale=scale)
     with clock.phase("evaluate"):
         dev_logits = model.logits_of_ids(dev_ids)
-        temperature, before, notes = None, None, []
+        temperature, before = None, None
+        notes = [line for phase in phases if (line := phase.line())]
         if labels.kind != "regression":
             before = model.measure(model.decode(dev_logits), dev_targets)
             temperature = fit_temperature(dev_logits[:, 0] if labels.kind == "binary" else dev_logits, dev_targets)
