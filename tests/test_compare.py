@@ -434,3 +434,16 @@ def test_a_missing_test_file_and_a_strange_label_in_it(files, tmp_path, capsys):
     assert main([*command, "--test", strange]) == 65
     assert "strange.csv:3" in capsys.readouterr().err
     assert not os.path.exists(files["output"])
+
+
+def test_models_of_one_seed_share_their_word_vectors(files):
+    heard = []
+    job = job_of(files, models=("rnn", "bilstm"), seeds=2, settings={"vectors": "in-domain"})
+    result = compare(job, heard.append)
+    phases = [event for event in heard if isinstance(event, events.PhaseDone) and event.name == "word vectors"]
+    remembered = [event for event in heard if isinstance(event, events.Note) and "learned before" in event.text]
+    assert (len(phases), len(remembered)) == (4, 2)
+    trained = sum(event.seconds for event in heard if isinstance(event, events.PhaseDone) and event.name == "training")
+    # every model counts the time of its vectors, also where they were remembered (rounded to hundredths of a second)
+    counted = sum(line.get("seconds", 0.0) for line in lines_of(result.folder))
+    assert counted >= trained + phases[0].seconds - 0.1
