@@ -20,7 +20,7 @@ from bilstm.thread_waiting import wait_passively
 
 __all__ = ["VERBS", "main", "verb"]
 
-# name -> first line of the help; the module is bilstm.cli.<name>
+# name -> first line of the help; the module is bilstm.cli.<name>, but for `_MODULES`
 VERBS = {
     "train": "Train a model on labelled files.",
     "pretrain": "Learn a language model from texts without labels.",
@@ -32,8 +32,11 @@ VERBS = {
     "demo": "Train, test and report on bundled data, in about a minute.",
     "sample": "Write the bundled data of the demo as files to try things on.",
     "export": "Write a trained model in another library's format.",
+    "import": "Make a model folder of a text classifier that Keras trained.",
     "info": "Print versions, processor, threads and which backend runs, and why.",
 }
+
+_MODULES = {"import": "import_model"}  # where the verb is a word of Python
 
 # typer carries its own copy of click, older versions import it: reach its error through a public name of typer
 _TyperUsageError: Any = typer.BadParameter.__base__
@@ -45,7 +48,7 @@ def verb(name: str) -> Any:
     single = typer.Typer(
         add_completion=False, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
     )
-    function = importlib.import_module(f"bilstm.cli.{name}").command
+    function = importlib.import_module(f"bilstm.cli.{_MODULES.get(name, name)}").command
     single.command(name, help=_paragraphs(inspect.getdoc(function) or ""))(function)
     return typer.main.get_command(single)
 

@@ -20,6 +20,9 @@ def command(
     onnx: Annotated[
         str | None, typer.Option("--onnx", metavar="FILE", help="Write ONNX: runs in ONNX Runtime anywhere.")
     ] = None,
+    keras: Annotated[
+        str | None, typer.Option("--keras", metavar="FILE", help="Write a .keras file (Keras 3): text classifiers.")
+    ] = None,
     network_only: Annotated[
         bool,
         typer.Option("--network-only", help="Leave out the linear n-gram models that a text classifier may have."),
@@ -29,20 +32,27 @@ def command(
 ) -> None:
     """Write a trained model in another library's format.
 
-    The file is compared with the model on random sequences of many lengths first, and written only if both give the
-    same numbers.
+    An ONNX file is compared with the model on random sequences of many lengths first, and written only if both give
+    the same numbers.
 
     [bold]Examples[/bold]
 
       bilstm export model --onnx model.onnx
 
-      bilstm export model --onnx network.onnx --network-only
+      bilstm export model --keras network.keras --network-only
     """
-    if onnx is None:
-        raise UsageError("say what to write.", f"For example: bilstm export {model} --onnx model.onnx")
+    if (onnx is None) == (keras is None):
+        raise UsageError(
+            "say what to write: --onnx or --keras, one of them.",
+            f"For example: bilstm export {model} --onnx model.onnx",
+        )
+    loaded = load(model)
+    if keras is not None:
+        _write_keras(model, loaded, keras, network_only, overwrite, as_json)
+        return
+    assert onnx is not None
     from bilstm.export.onnx_export import export_onnx
 
-    loaded = load(model)
     result = export_onnx(loaded, onnx, network_only=network_only, overwrite=overwrite)
     if getattr(loaded, "joined", None) is not None and network_only:
         note("The n-gram models are left out: the file answers otherwise than `bilstm predict`, and not calibrated.")
@@ -55,3 +65,15 @@ def command(
     print_line(f"outputs: {', '.join(result.outputs)}")
     difference = f"largest difference {result.largest_difference:.1e}"
     print_line(f"checked: {result.checked_rows} random sequences in ONNX Runtime, {difference}")
+
+
+def _write_keras(folder: str, model: Any, path: str, network_only: bool, overwrite: bool, as_json: bool) -> None:
+    from bilstm.export.keras_export import export_keras
+
+    notes = export_keras(model, path, network_only=network_only, overwrite=overwrite)
+    for line in notes:
+        note(line)
+    if as_json:
+        print_json({"model": folder, "format": "keras", "path": path, "notes": notes})
+        return
+    print_line(f"file:    {path}")

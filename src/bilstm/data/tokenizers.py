@@ -24,7 +24,14 @@ from unicodedata import category
 
 from bilstm.errors import MissingExtraError, ModelFolderError
 
-__all__ = ["BytePairTokenizer", "CharacterTokenizer", "Tokenizer", "WordTokenizer", "tokenizer_from_config"]
+__all__ = [
+    "BytePairTokenizer",
+    "CharacterTokenizer",
+    "KerasTokenizer",
+    "Tokenizer",
+    "WordTokenizer",
+    "tokenizer_from_config",
+]
 
 
 class Tokenizer(Protocol):
@@ -377,6 +384,48 @@ def _hugging_face() -> Any:
     return tokenizers
 
 
+# --- as Keras does it -------------------------------------------------------------------------------------------------
+
+_KERAS_PUNCTUATION = str.maketrans("", "", "!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'")
+_KERAS_LOWER = str.maketrans({chr(code): chr(code + 32) for code in range(ord("A"), ord("Z") + 1)})
+_KERAS_WORD = re.compile("[^ \\t\\n\\v\\f\\r]+")
+
+
+@dataclass(frozen=True)
+class KerasTokenizer:
+    """Words as `keras.layers.TextVectorization` finds them: for models that come from there.
+
+    Parameters
+    ----------
+    standardize : {"lower_and_strip_punctuation", "lower", "strip_punctuation", "none"}
+        Capital letters of ASCII become small; signs of ASCII vanish and join what stood around them.
+    """
+
+    standardize: str = "lower_and_strip_punctuation"
+
+    def tokens(self, text: str) -> list[str]:
+        """Return the words of a text in their order."""
+        if self.standardize in ("lower", "lower_and_strip_punctuation"):
+            text = text.translate(_KERAS_LOWER)
+        if self.standardize in ("strip_punctuation", "lower_and_strip_punctuation"):
+            text = text.translate(_KERAS_PUNCTUATION)
+        return _KERAS_WORD.findall(text)
+
+    def tokens_of(self, texts: Iterable[str]) -> Iterator[list[str]]:
+        """Yield the words of each text."""
+        return map(self.tokens, texts)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return (start, end) of each word in the original text, in characters; of signs alone there is none."""
+        is_bare = self.standardize in ("lower", "none")
+        spans = [match.span() for match in _KERAS_WORD.finditer(text)]
+        return [span for span in spans if is_bare or text[slice(*span)].translate(_KERAS_PUNCTUATION)]
+
+    def to_config(self) -> dict[str, Any]:
+        """Write as plain JSON values."""
+        return {"kind": "keras", "standardize": self.standardize}
+
+
 # --- reading back -----------------------------------------------------------------------------------------------------
 
 
@@ -388,12 +437,22 @@ def tokenizer_from_config(config: Any) -> Tokenizer:
     ModelFolderError
         For an unknown kind, an unknown or missing key, or a value of the wrong type.
     """
-    keys = {"words": {"lowercase"}, "characters": {"lowercase"}, "byte_pairs": {"lowercase", "pieces", "merges"}}
+    keys = {
+        "words": {"lowercase"},
+        "characters": {"lowercase"},
+        "byte_pairs": {"lowercase", "pieces", "merges"},
+        "keras": {"standardize"},
+    }
     kind = config.get("kind") if isinstance(config, dict) else None
     if not isinstance(kind, str) or kind not in keys:
         raise ModelFolderError(f"tokenizer: unknown kind {kind!r}; known are {', '.join(keys)}.")
     if differing := sorted(config.keys() ^ (keys[kind] | {"kind"}), key=str):
         raise ModelFolderError(f"tokenizer ({kind}): key {differing[0]!r} is missing or unknown.")
+    if kind == "keras":
+        known = ("lower_and_strip_punctuation", "lower", "strip_punctuation", "none")
+        if config["standardize"] not in known:
+            raise ModelFolderError(f"tokenizer (keras): standardize must be one of {', '.join(known)}.")
+        return KerasTokenizer(config["standardize"])
     lowercase = config["lowercase"]
     if not isinstance(lowercase, bool):
         raise ModelFolderError(f"tokenizer ({kind}): lowercase must be true or false, found {lowercase!r}.")
