@@ -1,18 +1,22 @@
 """`bilstm serve` refuses what is not safe or not there in one line, before it listens."""
 
 import builtins
+import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import served_models
+from bilstm.cli.reference import with_table
 from bilstm.errors import UsageError
 from bilstm.model_folder import load_model, save_model
 from bilstm.serving.access_key import Tickets, read_keys
 from bilstm.serving.gate import is_loopback, path_label
 from bilstm.serving.model_shelf import named_folders
+from bilstm.serving.refusal import CODES
 from cli_runs import run
 from serving_process import serving
 
@@ -181,3 +185,12 @@ def test_small_parts():
     assert [is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "")] == [False] * 5
     labels = {path_label(f"/v1/models/{number}/x") for number in range(50)} | {path_label(f"/{n}") for n in range(50)}
     assert labels == {"/v1/models/{name}", "other"}  # strangers cannot make new series
+
+
+def test_the_page_of_the_docs_says_what_is_true():
+    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert with_table(page, "serve") == page, "run python -m bilstm.cli.reference"
+    rows = re.findall(r"^\| (\d{3}) \| (.*?) \|", page, re.MULTILINE)
+    documented = {code for _, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert documented == set(CODES) - {"internal"}
+    assert {int(status) for status, _ in rows} == {400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 431, 503}

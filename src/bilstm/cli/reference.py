@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from bilstm.cli.settings_flags import default_of, merged_settings
+from bilstm.serving.settings import ServingSettings
 from bilstm.tasks import TASKS
 
 __all__ = ["END", "START", "settings_table", "with_table"]
@@ -17,8 +18,10 @@ START, END = "<!-- settings: start -->", "<!-- settings: end -->"
 
 
 def settings_table(verb: str = "train") -> str:
-    """Write the settings of all tasks that a verb trains as a Markdown table."""
+    """Write the settings of a verb, of all tasks that it trains, as a Markdown table."""
     types = {name: task.config_type for name, task in TASKS.items() if task.verb == verb}
+    if verb == "serve":
+        types = {verb: ServingSettings}
     merged = merged_settings(types)
     lines = ["| flag | allowed | default | what |", "|---|---|---|---|"]
     for by_task in merged.values():
@@ -37,5 +40,6 @@ def with_table(page: str, verb: str = "train") -> str:
 
 if __name__ == "__main__":
     docs = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
-    for file, trained_by in ((docs / "cli.md", "train"), (docs / "language_model.md", "pretrain")):
-        file.write_text(with_table(file.read_text(encoding="utf-8"), trained_by), encoding="utf-8")
+    for name, verb in (("cli.md", "train"), ("language_model.md", "pretrain"), ("serving.md", "serve")):
+        file = docs / name
+        file.write_text(with_table(file.read_text(encoding="utf-8"), verb), encoding="utf-8")
