@@ -314,7 +314,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
             parts += [f"- {name}: {share:.1%}" for name, share in line["top_is_planted"].items()]
         else:
             parts.append(f"\n## Two seeds\n\nTwo models on the same {line['rows']:,} texts, rank agreement (Spearman) "
-                         f"of {line['texts']} explanations; they answer {line['same_answer']:.1%} alike:\n")  # fmt: skip
+                         f"of {line['texts']} explanations; {line['same_answer']:.1%} of answers equal:\n")  # fmt: skip
             parts += [f"- {name}: {value:.3f}" for name, value in line["rank_agreement"].items()]
     return "\n".join(parts) + "\n"
 

@@ -105,7 +105,7 @@ def _wanted(
     found = []
     for one in row.spans:
         places = [at for at, (start, end) in enumerate(offsets) if start < one.end and end > one.start]
-        found.append((places[0], places[-1] + 1, one.type, one.score, one.start, one.end))
+        found.append((places[0], places[-1] + 1, one.label, one.score, one.start, one.end))
     if span is None:
         return [one[:4] for one in found]
     start = text.find(span)
