@@ -63,16 +63,13 @@ class Config(TrainConfig):
         200, help="Longer texts are cut into pieces of at most so many words; none: never.", unit="words", minimum=2
     )
     learning_rate: float = settings.field(
-        0.004, help="Step size of the optimizer at its peak.", above=0.0, maximum=100.0
+        0.01, help="Step size of the optimizer at its peak.", above=0.0, maximum=100.0
     )
     schedule: Literal["constant", "linear", "cosine", "one-cycle"] = settings.field(
         "linear", help="How the learning rate falls after the warm-up."
     )
     warmup: float | None = settings.field(
         0.02, help="Share of the run during which the learning rate rises.", minimum=0.0, below=1.0
-    )
-    average_decay: float | None = settings.field(
-        0.99, help="Decay of the running mean of weights that is evaluated and kept.", above=0.0, below=1.0
     )
     tokenizer: Literal["words", "characters", "byte-pairs"] = settings.field(
         "words", help="What a step of a sequence is; byte-pairs needs the extra `text`."

@@ -135,7 +135,7 @@ def write_checkpoint(
         config={"training": to_mapping(config), "data_fingerprint": data_fingerprint},
         weights=model_weights(model),
         files={
-            STATE: pack_tensors({name: tensor.detach().numpy() for name, tensor in tensors.items()}),
+            STATE: pack_tensors({name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}),
             RUN: write_json(dataclasses.asdict(state)),
         },
         overwrite=True,
@@ -202,7 +202,11 @@ def restore(
         groups.setdefault(group, {})[rest] = torch.tensor(array)
     for name, parameter in model.named_parameters():
         start = f"{name}/"
-        kept = {key[len(start) :]: value for key, value in groups["optimizer"].items() if key.startswith(start)}
+        kept = {
+            key[len(start) :]: value.to(parameter.device)
+            for key, value in groups["optimizer"].items()
+            if key.startswith(start)
+        }
         if kept:
             optimizer.state[parameter] = kept
     if average is not None:
