@@ -8,7 +8,7 @@ struct ForwardStep {
     int64_t begin, end;   // units
     const float *sums;    // of unit `begin` and the first row
     int64_t stride;       // from row to row of `sums`
-    const float *const *table;  // (rows): rows of the vocabulary table to add to `sums`; read if kTable
+    const Stored *const *table;  // (rows): rows of the vocabulary table to add to `sums`; read if kTable
     const float *extra;   // GRU: recurrent sums of gate n, likewise
     Stored *gates;        // (rows, C) activated, may be `sums` itself; null in inference
     Stored *state;        // (rows, state); null in inference
@@ -33,8 +33,8 @@ INLINE void give_state(const ForwardStep<Stored, Factor> &step, int64_t r, int64
     store(step.factor + r * l.Hk + u, h);
 }
 
-template <bool kTable>
-INLINE V sum_of(const float *sums, const float *more, int64_t at) {
+template <bool kTable, class Stored>
+INLINE V sum_of(const float *sums, const Stored *more, int64_t at) {
     return kTable ? load(sums + at) + load(more + at) : load(sums + at);
 }
 
@@ -45,7 +45,7 @@ void lstm_step(const ForwardStep<Stored, Factor> &step) {
     for (int64_t r = 0; r < step.rows; ++r) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const float *sums = step.sums + r * step.stride + 4 * (u - step.begin);
-            const float *more = kTable ? step.table[r] + 4 * u : nullptr;
+            const Stored *more = kTable ? step.table[r] + 4 * u : nullptr;
             const V i = gate.logistic_of(sum_of<kTable>(sums, more, 0));
             const V f = gate.logistic_of(sum_of<kTable>(sums, more, W));
             const V g = gate.tanh_of(sum_of<kTable>(sums, more, 2 * W));
@@ -72,9 +72,9 @@ void gru_step(const ForwardStep<Stored, Factor> &step) {
     for (int64_t row = 0; row < step.rows; ++row) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const float *sums = step.sums + row * step.stride + 3 * (u - step.begin);
-            const float *more = kTable ? step.table[row] + 3 * u : nullptr;
+            const Stored *more = kTable ? step.table[row] + 3 * u : nullptr;
             const V hn = sum_of<kTable>(step.extra + row * step.stride + (u - step.begin),
-                                        kTable ? step.table[row] + l.P + u : nullptr, 0);
+                                        kTable ? step.table[row] + l.P + u : static_cast<const Stored *>(nullptr), 0);
             const V r = gate.logistic_of(sum_of<kTable>(sums, more, 0));
             const V z = gate.logistic_of(sum_of<kTable>(sums, more, W));
             const V n = gate.tanh_of(fma(r, hn, sum_of<kTable>(sums, more, 2 * W)));
@@ -99,7 +99,7 @@ void rnn_step(const ForwardStep<Stored, Factor> &step) {
     for (int64_t r = 0; r < step.rows; ++r) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const V sum = sum_of<kTable>(step.sums + r * step.stride + (u - step.begin),
-                                         kTable ? step.table[r] + u : nullptr, 0);
+                                         kTable ? step.table[r] + u : static_cast<const Stored *>(nullptr), 0);
             const V h = kTanh ? gate.tanh_of(sum) : at_least(sum, 0.0f);
             if (kSave) store(step.gates + r * l.C + u, h);
             give_state(step, r, u, h);

@@ -69,13 +69,13 @@ class FlushDenormals {
 }  // namespace
 
 void *allocate_pages(size_t bytes) {
-    const size_t alignment = bytes >= kHugePage ? kHugePage : kCacheLine;
-    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    if (rounded < bytes) throw std::bad_alloc();
-    void *data = std::aligned_alloc(alignment, rounded ? rounded : alignment);
-    if (data == nullptr) throw std::bad_alloc();
+    void *data = nullptr;
+    if (posix_memalign(&data, bytes >= kHugePage ? kHugePage : kCacheLine, bytes > 0 ? bytes : 1) != 0) {
+        throw std::bad_alloc();
+    }
 #if defined(MADV_HUGEPAGE)
-    if (alignment == kHugePage) madvise(data, rounded, MADV_HUGEPAGE);  // advice only: a refusal changes nothing
+    // Advice only: a refusal changes nothing. Whole pages only: the rest of the last one would count as used memory.
+    if (bytes >= kHugePage) madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
     return data;
 }

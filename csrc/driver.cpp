@@ -14,7 +14,7 @@
 namespace bilstm {
 namespace {
 
-enum Slot { kPackedSlot = 0, kWorkSlot = 1, kSumsSlot = 2, kRowsSlot = 3 };
+enum Slot { kPackedSlot = 0, kWorkSlot = 1, kSumsSlot = 2, kRowsSlot = 3, kTableSlot = 4 };
 
 const Instructions *instructions_of(int kernel) {
     switch (kernel) {
@@ -113,7 +113,8 @@ struct Table {
     const Layout *layout;
     const Instructions *instructions;
     const float *embedding;
-    int64_t V, share;
+    const int64_t *tokens;  // null: all
+    int64_t V, share;       // rows of the table, and how many are one item of work
     Direction *directions;
     char *scratch;
     size_t scratch_bytes;
@@ -122,32 +123,38 @@ struct Table {
 void fill_share(void *argument, int64_t item, int worker) {
     const Table &t = *static_cast<const Table *>(argument);
     const int64_t shares = (t.V + t.share - 1) / t.share, d = item / shares, first = item % shares * t.share;
-    t.instructions->fill_table(*t.layout, t.directions[d], t.embedding, first, std::min(t.share, t.V - first),
-                               t.scratch + static_cast<size_t>(worker) * t.scratch_bytes);
+    t.instructions->fill_table(*t.layout, t.directions[d], t.embedding, t.tokens, first,
+                               std::min(t.share, t.V - first), t.scratch + static_cast<size_t>(worker) * t.scratch_bytes);
+}
+
+// Make a vocabulary table of V rows in `memory`, for all directions; returns its bytes.
+size_t make_table(bilstm_context &context, const bilstm_call &call, const Layout &layout, Memory &memory,
+                  const int64_t *tokens, int64_t V, Direction *directions) {
+    const Instructions &instructions = *instructions_of(call.kernel);
+    const size_t direction_bytes = static_cast<size_t>(V * layout.C * layout.stored_bytes);
+    char *at = static_cast<char *>(memory.reserve(static_cast<size_t>(layout.D) * direction_bytes));
+    for (int64_t d = 0; d < layout.D; ++d) directions[d].table = at + static_cast<size_t>(d) * direction_bytes;
+    const size_t scratch_bytes = instructions.table_scratch_bytes(layout);
+    const size_t workers = static_cast<size_t>(context.threads.load());
+    Table table{&layout, &instructions, static_cast<const float *>(call.embedding),
+                tokens,  V,             1024,
+                directions, nullptr,    scratch_bytes};
+    table.scratch = static_cast<char *>(context.scratch(kWorkSlot).reserve(workers * scratch_bytes));
+    context.run(layout.D * ((V + table.share - 1) / table.share), fill_share, &table, true);
+    return static_cast<size_t>(layout.D) * direction_bytes;
 }
 
 void pack(bilstm_context &context, const bilstm_call &call, bilstm_weights &weights) {
     const Layout layout = layout_of(call);
-    const Instructions &instructions = *instructions_of(call.kernel);
     auto directions = std::make_unique<Direction[]>(2);
     size_t bytes = 0;
     pack_into(context, call, layout, false, weights.memory, directions.get(), &bytes);
     weights.bytes = static_cast<int64_t>(bytes);
     if (call.embedding != nullptr) {
-        const int64_t V = call.vocabulary_size;
-        const size_t table_bytes = static_cast<size_t>(layout.D * V * layout.C) * sizeof(float);
-        weights.table = weights.table_memory.reserve(table_bytes);
+        const size_t table_bytes = make_table(context, call, layout, weights.table_memory, nullptr,
+                                              call.vocabulary_size, directions.get());
+        weights.table = directions[0].table;
         weights.bytes += static_cast<int64_t>(table_bytes);
-        for (int64_t d = 0; d < layout.D; ++d) {
-            directions[static_cast<size_t>(d)].table = static_cast<float *>(weights.table) + d * V * layout.C;
-        }
-        const size_t scratch_bytes = instructions.table_scratch_bytes(layout);
-        const size_t workers = static_cast<size_t>(context.threads.load());
-        Table table{&layout, &instructions,    static_cast<const float *>(call.embedding),
-                    V,       1024,             directions.get(),
-                    nullptr, scratch_bytes};
-        table.scratch = static_cast<char *>(context.scratch(kWorkSlot).reserve(workers * scratch_bytes));
-        context.run(layout.D * ((V + table.share - 1) / table.share), fill_share, &table, true);
     }
     weights.data = directions.release();
     weights.free_data = [](void *data) { delete[] static_cast<Direction *>(data); };
@@ -191,16 +198,50 @@ void forward_item(void *argument, int64_t number, int worker) {
     work.instructions->forward(item_of(work, number / D, number % D, worker));
 }
 
-void forward(bilstm_context &context, const bilstm_call &call) {
+// The distinct tokens of a batch, and for each step which of them it has.
+struct DistinctTokens {
+    std::vector<int64_t> tokens, rows;
+};
+
+// In float32 the input product of a step depends on its token alone and costs far more than to read it from a table: where
+// tokens repeat, each is multiplied once. The sums have the same bits. (With AMX the product is as cheap as the reading.)
+bool repeats_tokens(const bilstm_call &call, const Instructions &instructions, const Direction *directions,
+                    DistinctTokens &distinct) {
+    const int64_t N = call.total_steps, V = call.vocabulary_size;
+    if (instructions.rounds || call.token_ids == nullptr || call.embedding == nullptr || directions[0].table != nullptr ||
+        call.input_size < 32 || V > 8 * N) {
+        return false;
+    }
+    std::vector<int64_t> row_of(static_cast<size_t>(V), -1);
+    distinct.rows.resize(static_cast<size_t>(N));
+    for (int64_t n = 0; n < N; ++n) {
+        int64_t &row = row_of[static_cast<size_t>(call.token_ids[n])];
+        if (row < 0) {
+            if (2 * static_cast<int64_t>(distinct.tokens.size()) >= N) return false;
+            row = static_cast<int64_t>(distinct.tokens.size());
+            distinct.tokens.push_back(call.token_ids[n]);
+        }
+        distinct.rows[static_cast<size_t>(n)] = row;
+    }
+    return true;
+}
+
+void forward(bilstm_context &context, const bilstm_call &given) {
+    bilstm_call call = given;
     const Layout layout = layout_of(call);
     const Instructions &instructions = *instructions_of(call.kernel);
-    Direction own[2] = {};
-    const Direction *directions = own;
+    Direction directions[2] = {};
     if (call.packed != nullptr) {
-        directions = static_cast<const Direction *>(call.packed->data);
+        std::copy_n(static_cast<const Direction *>(call.packed->data), layout.D, directions);
     } else {
         size_t bytes;
-        pack_into(context, call, layout, false, context.scratch(kPackedSlot), own, &bytes);
+        pack_into(context, call, layout, false, context.scratch(kPackedSlot), directions, &bytes);
+    }
+    DistinctTokens distinct;
+    if (repeats_tokens(call, instructions, directions, distinct)) {
+        make_table(context, call, layout, context.scratch(kTableSlot), distinct.tokens.data(),
+                   static_cast<int64_t>(distinct.tokens.size()), directions);
+        call.token_ids = distinct.rows.data();
     }
     const Plan plan(call, rows_of_shard(layout, instructions));
     const size_t scratch_bytes = instructions.forward_scratch_bytes(layout, plan.rows);

@@ -113,6 +113,39 @@ void product(const Product &p, Columns column) {
     }
 }
 
+// Two panels for a single row: a panel alone is one chain of additions a vector, too few to keep the units busy.
+template <int kWidth, class Columns>
+INLINE void two_panels_of_row(const Product &p, int64_t v, Columns column) {
+    const float *b = p.b + (v / kWidth) * p.panel_stride;
+    V sums[2 * kWidth];
+    for (int j = 0; j < 2 * kWidth; ++j) sums[j] = load(p.from + column(v + j));
+    for (int64_t k = 0; k < p.K; ++k) {
+        const V x = broadcast(p.a[k]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kWidth; ++j) {
+            sums[j] = fma(x, load(b + k * p.b_stride + j * W), sums[j]);
+            sums[kWidth + j] = fma(x, load(b + p.panel_stride + k * p.b_stride + j * W), sums[kWidth + j]);
+        }
+    }
+    for (int j = 0; j < 2 * kWidth; ++j) store(p.c + column(v + j), sums[j]);
+}
+
+// `product` for one row, with the same bits. Step after step the panels are taken in turn from the first and from the
+// last one on, so that those used last are found in the nearest cache.
+template <int kWidth, class Columns>
+void product_of_row(const Product &p, Columns column, bool from_last) {
+    const int64_t pairs = p.vectors / (2 * kWidth);
+    for (int64_t k = 0; k < pairs; ++k) {
+        two_panels_of_row<kWidth>(p, (from_last ? pairs - 1 - k : k) * 2 * kWidth, column);
+    }
+    const int64_t done = pairs * 2 * kWidth;
+    if (done == p.vectors) return;
+    Product rest = p;
+    rest.b += done / kWidth * p.panel_stride;
+    rest.vectors -= done;
+    product<kWidth, false>(rest, [&](int64_t v) { return column(done + v); });
+}
+
 // Elements of a matrix of K rows packed into panels of `width` vectors.
 inline int64_t packed_elements(int64_t K, int64_t vectors, int64_t width) {
     return (vectors + width - 1) / width * width * W * K;

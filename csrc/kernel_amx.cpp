@@ -42,7 +42,7 @@ void pack_bias(const Layout &layout, const bilstm_call &call, int64_t d, float *
 #include "layer.h"
 
 void forward_tiles(const Item &item) {
-    configure_tiles();
+    configure_tiles(item.shard->rows > 0 && item.shard->rows < 16 ? item.shard->rows : 16);
     forward(item);
     _tile_release();
 }
@@ -53,10 +53,10 @@ void backward_tiles(const Item &item) {
     _tile_release();
 }
 
-void fill_table_tiles(const Layout &layout, const Direction &weights, const float *embedding, int64_t first,
-                      int64_t count, char *scratch) {
+void fill_table_tiles(const Layout &layout, const Direction &weights, const float *embedding, const int64_t *tokens,
+                      int64_t first, int64_t count, char *scratch) {
     configure_tiles();
-    fill_table(layout, weights, embedding, first, count, scratch);
+    fill_table(layout, weights, embedding, tokens, first, count, scratch);
     _tile_release();
 }
 

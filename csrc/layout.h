@@ -47,7 +47,7 @@ struct Direction {
     void *w_ih, *w_hh;
     float *bias;  // (C): sums start from it
     void *w_ih_back, *w_hh_back;
-    float *table;  // (V, C) or null
+    void *table;  // (V, C) of saved elements, or null
 };
 
 // Sums of weight gradients over some shards of one direction.
@@ -79,8 +79,10 @@ struct Instructions {
     void (*plan)(Layout &layout);
     size_t (*packed_bytes)(const Layout &layout, bool backward);
     void (*pack)(const Layout &layout, const bilstm_call &call, int64_t d, bool backward, char *memory, Direction &to);
-    void (*fill_table)(const Layout &layout, const Direction &weights, const float *embedding, int64_t first,
-                       int64_t count, char *scratch);
+    // Rows first .. first + count - 1 of a vocabulary table, made of those rows of the embedding, or of rows tokens[first],
+    // ... if `tokens` is not null.
+    void (*fill_table)(const Layout &layout, const Direction &weights, const float *embedding, const int64_t *tokens,
+                       int64_t first, int64_t count, char *scratch);
     size_t (*table_scratch_bytes)(const Layout &layout);
     size_t (*forward_scratch_bytes)(const Layout &layout, int64_t rows);
     void (*forward)(const Item &item);

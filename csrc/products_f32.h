@@ -72,11 +72,15 @@ struct Products {
         }
     }
 
-    // sums += h w_hh
-    static void recurrent_product(const Layout &l, const Direction &w, int64_t rows, const float *h, float *sums) {
+    // sums += h w_hh; `odd`: of a step with an odd number
+    static void recurrent_product(const Layout &l, const Direction &w, int64_t rows, const float *h, float *sums,
+                                  bool odd) {
         const Product p{rows, l.H,     h,  l.Hk,   static_cast<const float *>(w.w_hh), width(l) * W,
                         l.H * width(l) * W, l.P / W, sums, l.C, sums, l.C};
-        if (l.cell == BILSTM_GRU) {
+        if (rows == 1) {
+            l.cell == BILSTM_GRU ? product_of_row<3>(p, GruRecurrent{l.P}, odd)
+                                 : product_of_row<4>(p, Contiguous{}, odd);
+        } else if (l.cell == BILSTM_GRU) {
             product<3, false>(p, GruRecurrent{l.P});
         } else {
             product<4, false>(p, Contiguous{});

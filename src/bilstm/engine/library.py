@@ -145,8 +145,17 @@ def _candidate() -> Path:
 
     An editable installation leaves the modules in the source tree and puts the library among the installed packages.
     """
-    if named := os.environ.get(ENVIRONMENT_VARIABLE):
-        return Path(named)
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    return _candidate_for(named) if named else _usual_candidate()
+
+
+@cache  # asked again at every call of the engine
+def _candidate_for(named: str) -> Path:
+    return Path(named)
+
+
+@cache
+def _usual_candidate() -> Path:
     suffix = "dylib" if sys.platform == "darwin" else "so"
     beside = Path(__file__).with_name(f"libbilstm_engine.{suffix}")
     if beside.is_file():  # asked first: `sysconfig` takes as long as a short text in the engine

@@ -179,7 +179,8 @@ class _Pass:
 
     def point(self, name: str, array: np.ndarray | None, direction: int | None = None) -> None:
         """Let a field of the call point to `array` and keep it alive."""
-        address = None if array is None else array.ctypes.data
+        # half the time of `array.ctypes.data`
+        address = None if array is None else array.__array_interface__["data"][0]
         if direction is None:
             setattr(self.call, name, address)
             self.arrays[name] = array
@@ -232,7 +233,9 @@ class _Pass:
     def set_input(self, batch: Ragged, embedding: Any) -> None:
         """Check and attach the batch: rows of features, or token ids."""
         values, offsets = np.asarray(batch.values), np.asarray(batch.offsets)
-        check_offsets(offsets, len(values))
+        is_one_sequence = offsets.dtype == np.int64 and offsets.shape == (2,)
+        if not (is_one_sequence and offsets[0] == 0 and offsets[1] == len(values)):  # the whole check takes 8 us
+            check_offsets(offsets, len(values))
         self.point("offsets", np.ascontiguousarray(offsets))
         self.call.batch, self.call.total_steps = len(offsets) - 1, len(values)
         packed = self.arrays.get("packed")
@@ -243,9 +246,8 @@ class _Pass:
         if values.ndim == 1 and values.dtype == np.int64:
             if vocabulary == 0:
                 raise ShapeError("token ids need an embedding, or packed weights with a vocabulary table.")
-            wrong = np.flatnonzero((values < 0) | (values >= vocabulary))
-            if len(wrong):
-                step = int(wrong[0])
+            if len(values) and int(values.view(np.uint64).max()) >= vocabulary:  # a negative id is a very large one
+                step = int(np.flatnonzero((values < 0) | (values >= vocabulary))[0])
                 raise ShapeError(f"token ids must be 0 to {vocabulary - 1}; step {step} has {values[step]}.")
             self.call.vocabulary_size = vocabulary
             self.point("token_ids", np.ascontiguousarray(values))
