@@ -11,6 +11,7 @@ import pytest
 import bilstm
 import served_models
 from bilstm.explanation import explain
+from bilstm.explanation.tagger import explain_spans
 from bilstm.serving import schemas
 from serving_process import serving
 
@@ -319,9 +320,25 @@ def test_explanations_are_those_of_the_library(server, folders):
         assert found["prediction"] == expected.prediction
 
 
+def test_spans_are_explained(server, folders):
+    text = "Anna visits Rome today ."
+    model = bilstm.load(folders["tags"])
+    for span in ("Rome", None):
+        question = {"text": text, "model": "tags", **({"span": span} if span else {})}
+        found = assert_fits(schemas.ExplainAnswer, server.call("POST", "/v1/explain", question))
+        expected = explain_spans(model, text, span)[0]
+        assert [token.score for token in found.tokens] == pytest.approx(expected.attributions[:, 0].tolist(), abs=1e-6)
+        assert found.label == ("LOC: Rome" if span else "PER: Anna")
+    nothing = assert_fits(schemas.ExplainAnswer, server.call("POST", "/v1/explain", {"text": "", "model": "tags"}))
+    assert (nothing.tokens, nothing.notes) == ([], ["No span was found."])
+
+
 def test_what_cannot_be_explained(server):
     for question, status, code in (
-        ({"text": "a", "model": "tags"}, 409, "not_supported"),
+        ({"text": "a", "model": "tags", "label": "LOC"}, 409, "not_supported"),
+        ({"text": "a", "model": "tags", "span": "b"}, 404, "not_found"),
+        ({"text": "a b", "model": "tags", "span": " "}, 404, "not_found"),
+        ({"text": "a", "span": "a"}, 409, "not_supported"),
         ({"text": "a", "label": "nonsense"}, 404, "label_not_found"),
         ({"text": "a", "method": "nonsense"}, 422, "invalid"),
         ({"text": "a", "method": "attention"}, 409, "not_supported"),  # this model pools without attention

@@ -173,7 +173,7 @@ def test_serving_needs_no_torch(folder):
         "from bilstm.serving.served_model import read_model\n"
         "from bilstm.serving.explaining import explain_texts\n"
         "model = read_model('m', Path(sys.argv[1]))\n"
-        "explain_texts(model, None, 'auto', ['good film'])\n"
+        "explain_texts(model, None, None, 'auto', ['good film'])\n"
         "print(sorted({'torch', 'sklearn', 'scipy', 'polars'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)

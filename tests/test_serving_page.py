@@ -127,6 +127,9 @@ def test_spans_stand_where_they_are_found(page):
     assert "Rome" in spans
     assert page.locator("#words .span", has_text="Rome").locator(".label").inner_text() == "LOC"
     assert page.locator("#headline").inner_text().startswith("visits (")
+    page.locator("#words .span", has_text="Rome").click()
+    page.locator("#strongest-title", has_text="LOC: Rome").wait_for()
+    assert page.locator("#strongest .name").count() > 1
     assert page.url.endswith("#tags")
     page.reload()
     page.wait_for_function("() => document.getElementById('model').value === 'tags'")

@@ -11,13 +11,17 @@ from bilstm.serving.served_model import ServedModel
 
 __all__ = ["can_explain", "explain_texts"]
 
+_NO_SPAN = "No span was found."
+
 
 def can_explain(model: ServedModel) -> bool:
     """Whether single words of a text can be scored for the answers of a model."""
-    return model.task == "text-classification"
+    return model.task in ("text-classification", "sequence-tagging")
 
 
-def explain_texts(model: ServedModel, label: str | None, method: str, texts: Sequence[str]) -> list[dict[str, Any]]:
+def explain_texts(
+    model: ServedModel, label: str | None, span: str | None, method: str, texts: Sequence[str]
+) -> list[dict[str, Any]]:
     """Explain the answers to texts.
 
     Parameters
@@ -25,6 +29,8 @@ def explain_texts(model: ServedModel, label: str | None, method: str, texts: Seq
     model : ServedModel
     label : str or None
         None: the predicted label.
+    span : str or None
+        For taggers, the part of the text; None: the first span that is found.
     method : str
     texts : sequence of str
 
@@ -35,10 +41,10 @@ def explain_texts(model: ServedModel, label: str | None, method: str, texts: Seq
     """
     from bilstm.explanation import explain
 
-    if not can_explain(model):
-        raise Refusal(
-            409, "not_supported", "Taggers have no explanations.", "Their spans say which words count.", field="model"
-        )
+    if model.kind == "tagging":
+        return [_explain_span(model, label, span, method, text) for text in texts]
+    if span is not None:
+        raise Refusal(409, "not_supported", "Only taggers find spans.", "Leave span out.", field="span")
     if label is not None and label not in model.labels:
         shown = ", ".join(model.labels[:20])
         raise Refusal(404, "label_not_found", "The model has no such label.", f"It has: {shown}.", field="label")
@@ -47,6 +53,31 @@ def explain_texts(model: ServedModel, label: str | None, method: str, texts: Seq
     except BilstmError as error:
         raise Refusal(409, "not_supported", error.message, error.hint, field="method") from error
     return [_described(model, explanation) for explanation in explanations.to_json()]
+
+
+def _explain_span(model: ServedModel, label: str | None, span: str | None, method: str, text: str) -> dict[str, Any]:
+    from bilstm.explanation.tagger import explain_spans
+
+    if label is not None:
+        raise Refusal(409, "not_supported", "A tagger explains its own spans.", "Leave label out.", field="label")
+    if span is not None and (not span.strip() or span not in text):  # said without repeating the text
+        raise Refusal(404, "not_found", "The text does not hold this span.", "Give words as they stand.", field="span")
+    try:
+        found = explain_spans(model.model, text, span, method).to_json()
+    except BilstmError as error:
+        raise Refusal(409, "not_supported", error.message, error.hint, field="method") from error
+    if found:
+        return _described(model, found[0])
+    nothing: dict[str, Any] = dict.fromkeys(("label", "probability"))
+    return {
+        **nothing,
+        "prediction": [],
+        "method": method,
+        "unit": "",
+        "baseline": "",
+        "tokens": [],
+        "notes": [_NO_SPAN],
+    }
 
 
 def _described(model: ServedModel, explanation: dict[str, Any]) -> dict[str, Any]:

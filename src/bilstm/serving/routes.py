@@ -151,7 +151,7 @@ def _add_answers(app: FastAPI, parts: Parts) -> None:
         given: Any = _validated(explain_request, facts.body)
         model = parts.shelf.find(given.model)
         _note(facts, settings, model, [given.text])
-        run = functools.partial(explain_texts, model, given.label, given.method)
+        run = functools.partial(explain_texts, model, given.label, given.span, given.method)
         future = parts.explanations.submit(run, [given.text], facts.presence, settings.request_seconds)
         (answer,) = await _in_time(future, settings)
         return json_response({"model": model.name, "version": model.version, "task": model.task, **answer})

@@ -63,6 +63,10 @@ def explain_request(settings: ServingSettings) -> type[BaseModel]:
             Optional[Annotated[str, Field(max_length=1000)]],  # noqa: UP045  (pyright: Annotated has no |)
             Field(default=None, description="Label to explain; left out: the predicted one."),
         ),
+        span=(
+            Optional[Annotated[str, Field(min_length=1, max_length=settings.max_explained_chars)]],  # noqa: UP045
+            Field(default=None, description="For taggers: the part of the text to explain; left out: the first span."),
+        ),
         method=(
             Literal[("auto", *METHODS)],  # type: ignore[valid-type]
             Field(default="auto", description="Attribution method; auto: the one that was found best."),

@@ -98,7 +98,7 @@ export function drawStrongest(place, tokens, count = 6) {
 export const colourOf = (label, labels) => `c${(Math.max(labels.indexOf(label), 0) % 6) + 1}`;
 
 // Spans in the text; where the tags write none, every word with its tag.
-export function drawTags(place, text, answer, labels) {
+export function drawTags(place, text, answer, labels, choose) {
   const letters = Array.from(text);
   const pieces = [];
   if (answer.tags.length > 0 && answer.tags.every((tag) => labels.includes(tag))) {
@@ -112,14 +112,15 @@ export function drawTags(place, text, answer, labels) {
   let at = 0;
   for (const span of answer.spans) {
     pieces.push(letters.slice(at, span.start).join(""));
-    pieces.push(
-      element(
-        "span",
-        { className: `span ${colourOf(span.label, labels)}`, title: percent(span.score) },
-        element("span", { className: "inside", text: letters.slice(span.start, span.end).join("") }),
-        element("span", { className: "label", text: span.label }),
-      ),
+    const found = element(
+      "button",
+      { className: `span ${colourOf(span.label, labels)}`, title: percent(span.score) },
+      element("span", { className: "inside", text: letters.slice(span.start, span.end).join("") }),
+      element("span", { className: "label", text: span.label }),
     );
+    found.type = "button";
+    found.addEventListener("click", () => choose(span));
+    pieces.push(found);
     at = span.end;
   }
   pieces.push(letters.slice(at).join(""));

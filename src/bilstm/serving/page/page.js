@@ -97,7 +97,7 @@ async function predict() {
   $("status").textContent = `${Math.max(1, Math.round(performance.now() - start))} ms`;
   if (found.version !== model.version) readModels(); // the model was exchanged
   showAnswer(text, found.predictions[0]);
-  if (number === state.sent && model.can_explain) {
+  if (number === state.sent && model.can_explain && model.kind !== "tagging") {
     clearTimeout(explanationTimer);
     explanationTimer = setTimeout(() => explain(number, text), EXPLANATION_PAUSE);
   }
@@ -158,7 +158,10 @@ function showTags(text, answer) {
   headline(answer.intent === null ? found : `${answer.intent} (${percent(answer.intent_score)})`);
   $("words-title").textContent = "What was found";
   $("words-note").textContent = answer.intent === null ? "" : found;
-  drawTags($("words"), text, answer, labels);
+  drawTags($("words"), text, answer, labels, (span) => explainSpan(state.shown, text, span));
+  $("strongest-part").hidden = true;
+  $("legend").replaceChildren();
+  if (count) $("legend").append(element("li", { text: "Choose a span to see which words made it." }));
   $("words").classList.remove("old");
   $("words-part").hidden = false;
   $("bars").replaceChildren(
@@ -209,8 +212,21 @@ async function explain(number, text) {
   $("legend").replaceChildren(sample("for", what), sample("against", what));
   for (const note of found.notes) $("legend").append(element("li", { text: note }));
   $("words-part").hidden = false;
+  $("strongest-title").textContent = "Strongest words";
   drawStrongest($("strongest"), found.tokens);
   $("strongest-part").hidden = found.tokens.length === 0;
+}
+
+async function explainSpan(number, text, span) {
+  try {
+    const found = await ask("/v1/explain", { model: state.model.name, text, span: span.text });
+    if (number !== state.sent) return;
+    $("strongest-title").textContent = `Strongest words for ${found.label}`;
+    drawStrongest($("strongest"), found.tokens);
+    $("strongest-part").hidden = false;
+  } catch (problem) {
+    if (number === state.sent) failed(problem);
+  }
 }
 
 function hideWords(why) {
@@ -281,7 +297,7 @@ $("show-report").addEventListener("click", showReport);
 $("paper-close").addEventListener("click", () => $("paper").close());
 $("paper").addEventListener("close", () => $("paper-content").replaceChildren());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  if (state.answer && state.model.can_explain) explain(state.shown, state.answer.text);
+  if (state.answer && state.model.can_explain && state.model.kind !== "tagging") explain(state.shown, state.answer.text);
 });
 
 clearAnswer();
