@@ -5,9 +5,9 @@
     python benchmarks/explanations.py --planted train.csv.gz --seeds train.csv.gz
     python benchmarks/explanations.py --table                                          # results/explanations.md
 
-500 texts are drawn by a fixed seed; the slow methods are measured on the first of them only (`FEWER`). Nothing is chosen
-here: the default method was chosen on development texts. Times are processor seconds of one thread; a busy machine makes
-them longer, so ratios are of runs that take turns.
+500 texts are drawn by a fixed seed; the slow methods are measured on the first of them only (`FEWER`). Nothing is
+chosen here: the default method was chosen on development texts. Times are processor seconds of one thread; a busy
+machine makes them longer, so ratios are of runs that take turns.
 """
 
 from __future__ import annotations
