@@ -123,7 +123,10 @@ def test_bad_input_is_named_and_nothing_is_written(language, texts, tmp_path, ca
         assert not (tmp_path / "m").exists()
     assert run(capsys, "train", texts, "--task", "language-model", *output[:2]).code == 2
     assert run(capsys, "train", texts, "--start-from", tmp_path / "absent", *output[:2]).code == 66
-    assert run(capsys, "predict", language, "a text").code == 2
+    for verb in (["predict", language, "a text"], ["export", language, "--onnx", tmp_path / "m.onnx"]):
+        done = run(capsys, *verb)
+        assert (done.code, "is a language model" in done.err) == (2, True), done.err
+    assert run(capsys, "explain", language, "a text").code == 2
 
 
 def test_a_run_that_is_cut_goes_on(texts, tmp_path, capsys, monkeypatch):

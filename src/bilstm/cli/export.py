@@ -11,6 +11,7 @@ from bilstm.cli.options import AsJson, ModelFolder
 from bilstm.cli.output import note, print_json, print_line
 from bilstm.errors import UsageError
 from bilstm.tasks import load
+from bilstm.tasks.language_model import LanguageModel
 
 __all__ = ["command"]
 
@@ -47,6 +48,11 @@ def command(
             f"For example: bilstm export {model} --onnx model.onnx",
         )
     loaded = load(model)
+    if isinstance(loaded, LanguageModel):
+        raise UsageError(
+            f"{model} is a language model, which cannot be exported.",
+            f"Export a model that was trained with --start-from {model}.",
+        )
     if keras is not None:
         _write_keras(model, loaded, keras, network_only, overwrite, as_json)
         return
