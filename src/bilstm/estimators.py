@@ -193,8 +193,6 @@ class _TextEstimator(BaseEstimator):
             config = self._config()
             further = None
             if unlabelled is not None:
-                if not len(unlabelled):
-                    raise UsageError("unlabelled holds no text.", "Leave it out, or give a list of texts.")
                 further = Unlabelled(unlabelled, Budget(None if budget is None else 60.0 * budget))
             outcome = fit(
                 texts,

@@ -253,7 +253,10 @@ class UnlabelledTraining:
         """Train on the labelled texts alone; there is nothing to go back to."""
         from bilstm.training.budget import steps_within
 
-        objective = Objective(self.net, self.train, self.labels, self.config)
+        config = self.config
+        if len(self.train.targets) <= FEW_LABELS:
+            config = dataclasses.replace(config, batch_steps=min(config.batch_steps or LEAST_WORDS, LEAST_WORDS))
+        objective = Objective(self.net, self.train, self.labels, config)
         deal = objective.batches_of_epoch
         batches = deal(1)
 
@@ -266,8 +269,8 @@ class UnlabelledTraining:
             )
 
         epochs = self._planned("labelled texts", choose)
-        decay = decay_for(self.config, epochs * len(batches))
-        config = dataclasses.replace(self.config, max_epochs=epochs, average_decay=decay)
+        decay = decay_for(config, epochs * len(batches))
+        config = dataclasses.replace(config, max_epochs=epochs, average_decay=decay)
         started = time.perf_counter()
         with self.clock.phase("training"):
             result = self._loop("labelled texts", objective.step_loss, objective, deal, config)
@@ -379,8 +382,8 @@ class UnlabelledTraining:
     ) -> TrainResult:
         from bilstm.training.loop import train
 
-        limit = None if self.budget.seconds is None else OVERRUN * self.budget.seconds
-        is_first = name == "labelled texts"
+        is_first = name == "labelled texts"  # it gives a model, however small the budget
+        limit = None if self.budget.seconds is None or is_first else OVERRUN * self.budget.seconds
         looks = len(self.dev.targets) >= FEW_DEV_ROWS or is_first
         return train(
             self.net,

@@ -214,6 +214,8 @@ def fit(
         layers, weights, result = training.run()
         phases = training.records
     else:
+        if further is not None:
+            tell(events.Note("Labels are no classes: from the unlabelled texts come word vectors alone."))
         layers, weights, result = train_network(
             *parts, encoder, labels, config, checkpoint, resume, tell, clock, start, further
         )
