@@ -20,7 +20,7 @@ class Recorder:
         self.gate.set()
 
     def __call__(self, texts):
-        self.gate.wait(10)
+        self.gate.wait(60)
         self.batches.append(list(texts))
         if "poison" in texts:
             raise ValueError("poisoned")
@@ -28,7 +28,7 @@ class Recorder:
 
 
 async def until(condition):
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.002)
@@ -40,7 +40,7 @@ def batched(limits, scenario):
     async def main():
         batcher = Batcher("test", limits, asyncio.get_running_loop())
 
-        def submit(run, *texts, presence=None, seconds=5.0):
+        def submit(run, *texts, presence=None, seconds=100.0):
             return batcher.submit(run, list(texts), presence or ClientPresence(), seconds)
 
         try:
@@ -96,7 +96,7 @@ def test_batches_keep_their_bounds(limits, wanted):
 
 def test_a_batch_waits_for_more_only_after_company():
     run = Recorder()
-    limits = BatchLimits(3, 10_000, 400.0, 100, 10_000)
+    limits = BatchLimits(3, 10_000, 1e6, 100, 10_000)  # it would wait for minutes
 
     async def scenario(batcher, submit):
         await submit(run, "alone")  # nobody else: at once
@@ -108,10 +108,8 @@ def test_a_batch_waits_for_more_only_after_company():
         third = submit(run, "c")  # fills the batch before its time is over
         await asyncio.gather(*pair, third)
 
-    start = time.monotonic()
     batched(limits, scenario)
     assert run.batches[-1] == ["a", "b", "c"]
-    assert time.monotonic() - start < 5
 
 
 def test_models_are_not_mixed_and_the_oldest_goes_first():
