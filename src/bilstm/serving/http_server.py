@@ -227,6 +227,8 @@ class Server(uvicorn.Server):
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         models = {model.name: model.version for model in self._shelf}
         self._log.write("info", "ready", address=address, models=models, process=os.getpid())
+        if sys.stderr.isatty():
+            sys.stderr.write(f"Open {address} in a browser. Ctrl-C stops.\n")
 
     # ---- models ----------------------------------------------------------------------------------------------------
 
