@@ -57,7 +57,8 @@ class NextWordHead:
     """
 
     def __init__(self, table: np.ndarray, weights: Mapping[str, np.ndarray], hidden_size: int):
-        for name, shape in head_shapes(*table.shape, hidden_size).items():
+        words, size = table.shape
+        for name, shape in head_shapes(words, size, hidden_size).items():
             if name not in weights:
                 raise ModelFolderError(f"weight {name!r} is missing.")
             if weights[name].shape != shape or weights[name].dtype != np.float32:

@@ -102,6 +102,7 @@ class StartingWeights:
             raise DataError(f"the training data are {found}, the model in {self.folder} reads {wanted}.")
         if isinstance(self.encoder, IdEncoder):
             return dataclasses.replace(self.encoder, max_length=config.max_length, keep=config.keep)
+        assert not isinstance(texts, Ragged)  # as checked above
         old = self.encoder.vocabulary
         min_count = config.min_count if len(texts) >= FEW_ROWS else 1
         counted = Vocabulary.build(self.encoder.tokenizer.tokens_of(texts), config.vocabulary_size, min_count)
