@@ -148,6 +148,13 @@ def test_score_of_a_span_is_that_of_its_tags_over_the_others():
         assert float(one.score[0]) == pytest.approx(np.mean([rest[at] for at in covered]), abs=1e-5)
 
 
+def test_the_model_explains_itself():
+    model = tagger_model()
+    assert [one.targets for one in model.explain("Anna saw Bo", "saw")] == [
+        one.targets for one in explain_spans(model, "Anna saw Bo", "saw")
+    ]
+
+
 def test_refused_spans():
     model = tagger_model()
     with pytest.raises(UsageError, match="does not hold the span 'Paris'"):

@@ -231,6 +231,10 @@ class SequenceTagger(BaseEstimator):
         """Return the spans of each sentence: start and end in characters, label, probability, words."""
         return self._fitted().predict_spans(_checked(X))
 
+    def explain(self, sentence: Sentence, span: str | None = None, method: str = "auto") -> Any:
+        """Say which words made the spans of a sentence; see `bilstm.explanation.tagger.explain_spans`."""
+        return self._fitted().explain(sentence, span, method)
+
     def predict_n_best(self, X: Sequence[Sentence], n: int = 3) -> list[list[tuple[list[str], float]]]:
         """Return the `n` most probable tag sequences of each sentence, best first, with their probabilities."""
         return self._fitted().predict_n_best(_checked(X), n)
