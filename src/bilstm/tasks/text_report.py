@@ -231,6 +231,7 @@ def model_card(data: ReportData, metrics: Mapping[str, Any]) -> str:
     ]
     if data.baseline is not None:
         lines.append(f"| {data.baseline.name} | {data.scored_on} | {_number(data.baseline.scores.get(name))} |")
+    lines += _precision_lines(metrics.get("precisions"))
     lines += ["", "## Data", ""]
     lines += [f"- `{file.name}`: {file.rows:,} rows, {file.use}, sha256 `{file.sha256}`" for file in data.files]
     lines += [f"- {part.name}: {part.rows:,} rows" for part in data.parts]
@@ -251,6 +252,15 @@ def model_card(data: ReportData, metrics: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _precision_lines(precisions: Mapping[str, Any] | None) -> list[str]:
+    """Write the score of the development part by precision."""
+    if not precisions:
+        return []
+    name = precisions["score"]
+    lines = ["", f"| `--precision` | {name.replace('_', ' ')} on the development part |", "|---|---|"]
+    return lines + [f"| {key} | {_number(value)} |" for key, value in precisions.items() if key != "score"]
 
 
 def _number(value: Any) -> str:

@@ -28,6 +28,7 @@ from bilstm.evaluation.report_data import InputFile, describe_part
 from bilstm.explanation.report import STYLE, ReportExplanations, explain_for_report, sections_of
 from bilstm.model_folder import check_output
 from bilstm.tasks.phases import Clock
+from bilstm.tasks.precision_scores import precision_scores
 from bilstm.tasks.starting_weights import read_start
 from bilstm.tasks.text_classification import Config, TextModel, Texts
 from bilstm.tasks.text_report import JOINED, Provenance, ScoredPart, describe_run, model_card, model_name, peak_memory
@@ -314,6 +315,7 @@ def _measure(
         "stopped_because": outcome.result.stopped_because,
         "dev": _plain(outcome.dev_metrics),
         "temperature": model.temperature,
+        "precisions": precision_scores(model, _texts(dev), outcome.dev_targets),
     }
     if outcome.phases:
         summary["phases"] = [dataclasses.asdict(phase) for phase in outcome.phases]
