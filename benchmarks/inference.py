@@ -211,14 +211,16 @@ print(json.dumps(found))
 def cold_start(python: str, folder: str) -> dict[str, Any]:
     """One text on the command line of another Python: wall and processor seconds, resident memory, installed size."""
     command = [python, "-m", "bilstm.cli", "predict", folder, "Not bad at all."]
-    launched = subprocess.run([python, "-S", "-c", _LAUNCHER, *command], capture_output=True, text=True, check=True)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    launch = [python, "-S", "-c", _LAUNCHER, *command]
+    launched = subprocess.run(launch, capture_output=True, text=True, check=True, env=alone)
     wall, processor, memory = zip(*json.loads(launched.stdout), strict=True)
     purelib = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True, env=alone
     ).strip()
     size = sum(file.stat().st_size for file in Path(purelib).rglob("*") if file.is_file())
     absent = "import importlib.util as u; print([n for n in ('torch', 'sklearn', 'scipy', 'polars') if u.find_spec(n)])"
-    extras = subprocess.check_output([python, "-c", absent], text=True).strip()
+    extras = subprocess.check_output([python, "-c", absent], text=True, env=alone).strip()
     return {
         "wall_seconds_best": min(wall),
         "wall_seconds_median": float(np.median(wall)),
