@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -255,7 +256,8 @@ def _train(
         precision=precision,
         threads=config.threads,
     )
-    if vectors is None and config.vectors == "in-domain":
+    is_going_on = resume and checkpoint is not None and os.path.isdir(checkpoint)
+    if vectors is None and config.vectors == "in-domain" and not is_going_on:
         from bilstm.training.word_vectors import train_word_vectors
 
         with clock.phase("word vectors"):
