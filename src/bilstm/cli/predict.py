@@ -186,9 +186,10 @@ def _print(model: Any, texts: list[str]) -> None:
 
 def _outputs(model: Any, texts: Any) -> Any:
     """Return decoded outputs; say how many texts hold nothing that the model knows."""
-    if unknown := len(rows_without_known_tokens(model.encoder.encode(texts))):
+    ids, words = model.encode(texts)
+    if unknown := len(rows_without_known_tokens(ids)):
         note(f"{unknown:,} of {len(texts):,} texts hold no known word: their answers say nothing about them.")
-    return model.predict_proba(texts)
+    return model.decode(model.logits_of_encoded(ids, words))
 
 
 def _described(model: Any, texts: list[str]) -> list[dict[str, Any]]:
@@ -224,8 +225,9 @@ def _predict_files(
             elif columns != table.columns:
                 raise DataError(f"{file}: other columns than {files[0]}.", "Predict such files one by one.")
             texts = texts_for_model(model, records)
-            unknown += len(rows_without_known_tokens(model.encoder.encode(texts)))
-            outputs = model.predict_proba(texts)
+            ids, words = model.encode(texts)
+            unknown += len(rows_without_known_tokens(ids))
+            outputs = model.decode(model.logits_of_encoded(ids, words))
             found = table.rows(records, model.labels_of(outputs), outputs)
             if writer is None:
                 gathered += [dict(zip(columns, values, strict=True)) for values in found]
