@@ -85,7 +85,7 @@ def describe(partial_rows: int | None) -> dict[str, Any]:
     words = []
     for word in arguments:
         words.append(word)
-        if word in ("--data", "--results", "--room"):
+        if word in ("--data", "--results", "--room", "--output"):
             next(arguments)
             words.append("FOLDER" if word != "--results" else "FILE")
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
