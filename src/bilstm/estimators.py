@@ -105,6 +105,7 @@ class _TextEstimator(BaseEstimator):
         output_dropout: float | None = None,
         variational_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        phases: tuple[str, ...] = ("mixed", "self-training"),
         join_linear: bool = True,
         verbose: bool = False,
     ):
@@ -156,6 +157,7 @@ class _TextEstimator(BaseEstimator):
         self.output_dropout = output_dropout
         self.variational_dropout = variational_dropout
         self.weight_dropout = weight_dropout
+        self.phases = phases
         self.join_linear = join_linear
         self.verbose = verbose
 

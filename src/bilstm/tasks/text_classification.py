@@ -140,6 +140,11 @@ class Config(TrainConfig):
         0.0, help="Share of recurrent units dropped, the same at every step.", minimum=0.0, below=1.0
     )
     weight_dropout: float = settings.field(0.0, help="Share of recurrent weights dropped.", minimum=0.0, below=1.0)
+    phases: tuple[str, ...] = settings.field(
+        ("mixed", "self-training"),
+        help="What is learned from unlabelled texts beside word vectors: mixed, self-training, joined by commas, or "
+        "none.",
+    )
     join_linear: bool = settings.field(
         True, help="Add the linear n-gram model to the network's logits where the development part gains by it."
     )
@@ -150,6 +155,8 @@ class Config(TrainConfig):
         for kind in self.pooling:
             if kind not in known:
                 raise UsageError(f"pooling must be of {', '.join(known)}, got {kind!r}.")
+        if self.phases != ("none",) and not set(self.phases) <= {"mixed", "self-training"}:
+            raise UsageError(f"phases must be of mixed, self-training, or none, got {','.join(self.phases)!r}.")
         if not self.pooling or len(set(self.pooling)) < len(self.pooling):
             raise UsageError(f"pooling must name one kind at least and each once, got {','.join(self.pooling)!r}.")
 

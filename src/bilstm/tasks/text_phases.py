@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["UnlabelledTraining"]
 
 PLAN = "plan.json"  # in the checkpoint: what was chosen by measured speed must not change when a run goes on
-VECTOR_SCALE = 0.3  # standard deviation of the word vectors, to which `adversarial_norm` refers
+VECTOR_SCALE = 1.0  # standard deviation of the word vectors, as published
+NORM_SCALE = 0.3  # the one to which `adversarial_norm` refers
 UNLABELLED_WORDS = 400  # an unlabelled text longer than this is cut: its ends say enough
 FEW_LABELS = 2_500  # with more, self-training adds little to the mixed objective
 FEW_DEV_ROWS = 100  # with fewer, the last weights of a phase are kept instead of the luckiest
@@ -74,6 +75,8 @@ class UnlabelledTraining:
         Folder of the phases' checkpoints.
     resume, tell, clock
         As in `text_network.train_network`.
+    vectors : ndarray of shape (vocabulary, embedding_size), optional
+        Word vectors that were learned before.
     """
 
     train: Part
@@ -88,6 +91,7 @@ class UnlabelledTraining:
     resume: bool
     tell: Listener
     clock: Clock
+    vectors: np.ndarray | None = None
     net: Any = None
     records: list[PhaseRecord] = field(default_factory=list)
 
@@ -105,9 +109,10 @@ class UnlabelledTraining:
         self._shares = self._shares_of(counts)
         self._start()
         results = [self._labelled()]
-        if results[0].best_epoch and not self._is_ended(results[0]):
+        wanted = self.config.phases
+        if "mixed" in wanted and results[0].best_epoch and not self._is_ended(results[0]):
             results.append(self._phase("mixed objective", self._mixed))
-        if len(self.train.targets) <= FEW_LABELS:
+        if "self-training" in wanted and len(self.train.targets) <= FEW_LABELS:
             for number, share in enumerate(SELF_SHARES, 1):
                 if self._is_ended(results[-1]) or self.budget.left() < SPARE_SECONDS:
                     break
@@ -180,10 +185,10 @@ class UnlabelledTraining:
         """Return the norm of a change in proportion to the scale of the word vectors."""
         norm = NORM if self.config.adversarial_norm is None else self.config.adversarial_norm
         if self.start is None:
-            return norm
+            return norm * VECTOR_SCALE / NORM_SCALE
         table = self._table.detach()
         mean = self._shares @ table
-        return norm * float(((self._shares @ (table - mean) ** 2).mean()) ** 0.5) / VECTOR_SCALE
+        return norm * float(((self._shares @ (table - mean) ** 2).mean()) ** 0.5) / NORM_SCALE
 
     def _learned_vectors(self) -> np.ndarray:
         """Learn word vectors within their share of the budget, or read those that were learned before a cut."""
@@ -191,6 +196,8 @@ class UnlabelledTraining:
         from bilstm.training.unlabelled import joined_rows
         from bilstm.training.word_vectors import train_word_vectors
 
+        if self.vectors is not None:
+            return self.vectors
         config = self.config
         stored = None if self.checkpoint is None else Path(self.checkpoint) / "vectors.npy"
         if stored is not None and "vectors" in self._plan and stored.exists():
@@ -264,9 +271,8 @@ class UnlabelledTraining:
             if self.budget.seconds is None:
                 return int(self.config.max_epochs or 1)
             seconds = self._seconds_a_step(objective.step_loss, batches) * len(batches)
-            return steps_within(
-                LABELLED_SHARE * self.budget.left(), seconds, least=2, most=int(self.config.max_epochs or 1)
-            )
+            share = 0.9 if self.config.phases == ("none",) else LABELLED_SHARE
+            return steps_within(share * self.budget.left(), seconds, least=2, most=int(self.config.max_epochs or 1))
 
         epochs = self._planned("labelled texts", choose)
         decay = decay_for(config, epochs * len(batches))
@@ -286,7 +292,8 @@ class UnlabelledTraining:
         config = dataclasses.replace(self.config, adversarial_norm=self._norm())
         objective = Objective(self.net, self.train, self.labels, config)
         step_loss = MixedLoss(objective, self.unlabelled, self._standardize)
-        share = 1.0 - (SELF_SHARE * len(SELF_SHARES) if len(self.train.targets) <= FEW_LABELS else 0.0)
+        teaches = "self-training" in self.config.phases and len(self.train.targets) <= FEW_LABELS
+        share = 1.0 - (SELF_SHARE * len(SELF_SHARES) if teaches else 0.0)
 
         def deal(words: int, steps: int) -> MixedBatches:
             return MixedBatches(

@@ -128,6 +128,7 @@ def fit(
     encoder: TextEncoder | IdEncoder | None = None,
     start: StartingWeights | None = None,
     unlabelled: Unlabelled | None = None,
+    vectors: np.ndarray | None = None,
     checkpoint: str | None = None,
     resume: bool = False,
     progress: Listener | None = None,
@@ -152,6 +153,8 @@ def fit(
         What the vocabulary and the lower layers begin with, see `tasks.starting_weights.read_start`.
     unlabelled : Unlabelled, optional
         Further texts to learn from, and the time for it all; see `text_phases`.
+    vectors : ndarray of shape (vocabulary, embedding_size), optional
+        Word vectors for the ids of `encoder`, learned before; for trainings with unlabelled texts.
     checkpoint, resume, progress
         As in `training.train`.
 
@@ -179,6 +182,7 @@ def fit(
 
     if start is not None:
         config = start.adopt(config)
+    has_ids = encoder is not None
     if encoder is not None:
         if baseline or not isinstance(train_texts, Ragged) or not isinstance(dev_texts, Ragged):
             raise UsageError("with an encoder, fit takes the ids that it gave, and fits no linear baseline.")
@@ -206,10 +210,21 @@ def fit(
         Part(ids, (own - shift) / scale if labels.kind == "regression" else own)
         for ids, own in ((train_ids, train_targets), (dev_ids, dev_targets))
     ]
-    further = None if unlabelled is None else _unlabelled_ids(unlabelled, encoder, train_ids, tell)
+    further = None if unlabelled is None else _unlabelled_ids(unlabelled, encoder, train_ids, has_ids, tell)
     if further is not None and unlabelled is not None and labels.kind in ("binary", "multiclass"):
         training = UnlabelledTraining(
-            *parts, further, encoder, labels, config, unlabelled.budget, start, checkpoint, resume, tell, clock
+            *parts,
+            further,
+            encoder,
+            labels,
+            config,
+            unlabelled.budget,
+            start,
+            checkpoint,
+            resume,
+            tell,
+            clock,
+            vectors,
         )
         layers, weights, result = training.run()
         phases = training.records
@@ -338,7 +353,7 @@ def build_encoder(
 
 
 def _unlabelled_ids(
-    unlabelled: Unlabelled, encoder: TextEncoder | IdEncoder, train_ids: Ragged, tell: Listener
+    unlabelled: Unlabelled, encoder: TextEncoder | IdEncoder, train_ids: Ragged, has_ids: bool, tell: Listener
 ) -> Ragged:
     """Encode the unlabelled texts; tell where they look unlike the labelled ones.
 
@@ -349,9 +364,10 @@ def _unlabelled_ids(
     """
     from bilstm.training import events
 
-    if isinstance(unlabelled.texts, Ragged) != isinstance(encoder, IdEncoder):
+    if isinstance(unlabelled.texts, Ragged) != (has_ids or isinstance(encoder, IdEncoder)):
         raise DataError("the unlabelled texts and the labelled ones must both be texts, or both word ids.")
-    ids = encoder.encode(unlabelled.texts)  # type: ignore[arg-type]
+    ids = unlabelled.texts if has_ids else encoder.encode(unlabelled.texts)  # type: ignore[arg-type]
+    assert isinstance(ids, Ragged)
     if not ids.values.any():
         raise DataError(f"the {len(ids):,} unlabelled texts hold no known word.", "Is the text column the right one?")
     seen = np.zeros(max(vocabulary_size_of(encoder), 1), dtype=bool)
