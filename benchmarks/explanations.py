@@ -261,7 +261,7 @@ def planted(data: str, rows: int = 1500, words: int = 60) -> dict[str, Any]:
     }
 
 
-def seeds(data: str, rows: int = 2000, words: int = 60, texts: int = 200) -> dict[str, Any]:
+def seeds(data: str, rows: int = 3000, words: int = 80, texts: int = 200) -> dict[str, Any]:
     """Train two models that differ by the seed alone; compare the ranks of their attributions."""
     records = read_records([data])
     assert records.labels is not None
@@ -271,7 +271,7 @@ def seeds(data: str, rows: int = 2000, words: int = 60, texts: int = 200) -> dic
     models = []
     for seed in (0, 1):
         classifier = bilstm.TextClassifier(
-            max_epochs=5, hidden_size=48, embedding_size=48, threads=1, random_state=seed
+            max_epochs=6, hidden_size=64, embedding_size=64, threads=1, random_state=seed
         )
         models.append(classifier.fit(given[:rows], labels[:rows]).model_)
     subjects = [subject_of(one) for one in models]
@@ -302,7 +302,7 @@ def seeds(data: str, rows: int = 2000, words: int = 60, texts: int = 200) -> dic
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """Write the results as Markdown; of each name the latest line."""
-    latest = {(line["kind"], line.get("name")): line for line in lines}
+    latest = {(line["kind"], line.get("name"), line.get("rows")): line for line in lines}
     parts = ["# Explanations, measured\n", "Made by `python benchmarks/explanations.py --table`.\n"]
     for line in latest.values():
         if line["kind"] == "model":
@@ -368,7 +368,7 @@ def main() -> None:
         append_line(FILE, seeds(given.seeds))
     if given.table:
         target = RESULTS / "explanations.md"
-        target.write_text(table(read_lines(FILE, ("kind", "name"))), encoding="utf-8")
+        target.write_text(table(read_lines(FILE, ("kind", "name", "rows"))), encoding="utf-8")
         print(target)
 
 
