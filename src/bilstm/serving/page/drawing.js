@@ -131,7 +131,7 @@ export function drawFacts(place, model) {
   const rows = [
     ["Task", model.task.replace("-", " ")],
     ["Labels", model.labels.length > 12 ? `${model.labels.length}` : model.labels.join(", ")],
-    ["Size", `${model.parameters.toLocaleString("en")} numbers`],
+    ["Weights", model.parameters.toLocaleString("en")],
     ["Version", model.version],
   ];
   place.replaceChildren(
