@@ -44,3 +44,12 @@ def order_texts():
         texts.append(f"the film was {random.choice(first)} but the end was {random.choice(second)}")
         labels.append("pos" if second is praise else "neg")
     return texts, labels
+
+
+@pytest.fixture(autouse=True)
+def denormals_stay_as_they_were():
+    """Fail a test after which this thread flushes denormals: training may, but must put the switch back."""
+    yield
+    smallest = float.fromhex("0x1p-1074")
+    is_flushing = smallest * float(len("x")) == 0.0  # not a constant: computed here and now
+    assert not is_flushing, "this thread flushes denormals now"

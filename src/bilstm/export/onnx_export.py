@@ -123,7 +123,7 @@ def onnx_session(content: bytes | str, threads: int = 1) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # not "session.set_denormal_as_zero": it would change the calling thread for good
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
