@@ -63,7 +63,7 @@ def in_batches(ids: Ragged, size: int, run: Callable[[np.ndarray, np.ndarray], n
 
 
 def onnx_runner(path: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    session = onnx_session(path)
+    session = onnx_session(path, flush_denormals=True)
     return lambda ids, lengths: session.run(["logits"], {"ids": ids, "lengths": lengths})[0]
 
 

@@ -28,7 +28,7 @@ class Request(BaseModel):
 
 def build(folder: str, file: str, threads: int) -> FastAPI:
     model = bilstm.load(folder, threads=1)
-    session = onnx_session(file, threads)
+    session = onnx_session(file, threads, flush_denormals=True)
     names = list(model.classes_)
     app = FastAPI()
 
