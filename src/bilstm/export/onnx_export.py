@@ -107,6 +107,12 @@ def export_onnx(
 
 def onnx_session(content: bytes | str, threads: int = 1, *, flush_denormals: bool = False) -> Any:
     """Open a model in ONNX Runtime, on the processor.
+
+    Parameters
+    ----------
+    content : bytes or str
+        The model, or the path of its file.
+    threads : int, default=1
     flush_denormals : bool, default=False
         Treat denormal numbers as zero, which is faster. The calling thread keeps doing so ever after: for benchmarks.
 
