@@ -19,7 +19,7 @@ from bilstm.layers.model import build_model
 from bilstm.layers.randomness import Randomness
 from bilstm.model_summary import format_summary
 from bilstm.tasks.presets import PRESETS, resolve_settings
-from bilstm.tasks.text_classification import Config, describe_model, dev_rows_of, output_count
+from bilstm.tasks.text_classification import Config, describe_model, dev_rows_of, for_data, output_count
 from bilstm.tasks.text_training import fit
 from bilstm.training.objectives import binary_cross_entropy
 
@@ -342,3 +342,9 @@ def test_presets_build(preset):
 )
 def test_a_tenth_of_the_rows_chooses_and_at_most_a_thousand(share, rows, expected):
     assert dev_rows_of(Config(dev_share=share), rows) == expected
+
+
+@pytest.mark.parametrize(("cell", "epochs"), [("lstm", 5), ("none", 15)])
+def test_models_of_means_pass_over_the_texts_more_often(cell, epochs):
+    lengths = np.full(25_600, 30)  # 400 batches of 64
+    assert for_data(Config(cell=cell), lengths).max_epochs == epochs

@@ -55,7 +55,7 @@ class Config(TrainConfig):
 
     max_epochs: int | None = settings.field(  # type: ignore[assignment]  # an int once `for_data` has seen the texts
         None,
-        help="Passes over the training data at most; none: as many as few texts need, 5 for many.",
+        help="Passes over the training data at most; none: as many as few texts need, 5 for many (15 without a recurrent layer).",
         minimum=1,
         maximum=100_000,
     )
@@ -162,8 +162,9 @@ class Config(TrainConfig):
 
 
 # Batches after which the recipe has learned what it will, on short texts and on long ones; adversarial changes keep it
-# from learning rows by heart, so it goes on to gain for longer.
-TRAINING_STEPS, ADVERSARIAL_STEPS = 2_000, 4_500
+# from learning rows by heart, so it goes on to gain for longer; means of vectors learn slowly, each word a little at
+# a time.
+TRAINING_STEPS, ADVERSARIAL_STEPS, FEEDFORWARD_STEPS = 2_000, 4_500, 6_000
 LINE_WORDS, PAGE_WORDS = 15, 150
 
 # Development rows where no share is given. The handful of numbers chosen by them gains nothing from more; the weights,
@@ -186,7 +187,8 @@ def for_data(config: Config, lengths: np.ndarray) -> Config:
     values: dict[str, Any] = {}
     if config.max_epochs is None:
         batches = max(len(lengths) / config.batch_size, float(lengths.sum()) / (config.batch_steps or 2**40), 1.0)
-        steps = TRAINING_STEPS if config.adversarial_norm is None else ADVERSARIAL_STEPS
+        steps = FEEDFORWARD_STEPS if config.cell == "none" else TRAINING_STEPS
+        steps = steps if config.adversarial_norm is None else max(steps, ADVERSARIAL_STEPS)
         values["max_epochs"] = int(np.clip(np.ceil(steps / batches), 5, 40))
     if config.word_dropout is None:
         middle = float(np.median(lengths)) if len(lengths) else 0.0
