@@ -55,7 +55,8 @@ class Config(TrainConfig):
 
     max_epochs: int | None = settings.field(  # type: ignore[assignment]  # an int once `for_data` has seen the texts
         None,
-        help="Passes over the training data at most; none: as many as few texts need, 5 for many (15 without a recurrent layer).",
+        help="Passes over the training data at most; none: as many as few texts need, 5 for many (15 without a "
+        "recurrent layer).",
         minimum=1,
         maximum=100_000,
     )
