@@ -129,6 +129,7 @@ def test_train_writes_a_model_and_prints_scores_beside_the_baseline(capsys, data
     assert "2 classes: 'neg' (60), 'pos' (60)" in done.err
     assert "epoch 3/3" in done.err
     assert f'next:   bilstm predict {output} "a text"' in done.err
+    assert f'also:   bilstm explain {output} "a text"   |   bilstm serve {output}' in done.err
     names = {path.name for path in output.iterdir()}
     assert {"manifest.json", "config.json", "metrics.json", "report.html", "README.md", "settings.toml"} <= names
     assert {path.name for path in tmp_path.iterdir()} == {"model"}

@@ -51,13 +51,17 @@ def test_from_a_table_to_a_score_and_answers(type_command, tmp_path):
     assert "16 to choose the epoch by" in trained.err
     # the score stands beside the linear one, and the next step is printed
     assert re.search(r"dev accuracy +1\.0000 +1\.0000", trained.out)
-    next_steps = trained.err.splitlines()[-1]
+    next_steps, more_steps = trained.err.splitlines()[-2:]
     assert next_steps.startswith("next:")
+    assert more_steps.startswith("also:")
     predict, evaluate = (step.strip() for step in next_steps.removeprefix("next:").split("|"))
+    explain, serve = (step.strip() for step in more_steps.removeprefix("also:").split("|"))
     scored = type_command(evaluate)  # as printed
     assert scored.code == 0
     assert re.search(r"^accuracy +1\.0000$", scored.out, re.MULTILINE)
     assert type_command(predict).code == 0
+    assert type_command(explain).code == 0
+    assert serve == "bilstm serve m"
     report = (tmp_path / "m" / "report.html").read_text(encoding="utf-8")
     assert "bilstm" in report
     assert "<script" not in report

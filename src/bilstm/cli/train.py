@@ -231,6 +231,7 @@ def command(
     print_outcome(result)
     folder = shlex.quote(output)
     note(f'next:   bilstm predict {folder} "a text"   |   bilstm evaluate {folder} test.csv')
+    note(f'also:   bilstm explain {folder} "a text"   |   bilstm serve {folder}')
 
 
 def guessed_task(data: Sequence[str]) -> Task:

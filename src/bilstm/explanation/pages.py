@@ -61,12 +61,17 @@ def write_explanations(explanations: Sequence[Explanation], title: str = "Explan
     left_out = len(explanations) - len(shown)
     header = join(
         tag("h1", title),
-        paragraph(f"{len(explanations):,} texts, explained by {', '.join(methods) or 'nothing'}.", class_="lead"),
-        paragraph(f"{left_out:,} more texts are not shown.", class_="hint") if left_out else None,
+        paragraph(f"{_texts(len(explanations))}, explained by {', '.join(methods) or 'nothing'}.", class_="lead"),
+        paragraph(f"Not shown: {_texts(left_out)} behind these.", class_="hint") if left_out else None,
         legend(any(not one.is_weights for one in shown)),
     )
     body = tag("div", *(shown_explanation(one) for one in shown))
     return write_page(title, header, [("texts", "Texts", body)], style=STYLE)
+
+
+def _texts(count: int) -> str:
+    """Write how many texts."""
+    return "1 text" if count == 1 else f"{count:,} texts"
 
 
 def fragment(explanations: Sequence[Explanation]) -> str:
