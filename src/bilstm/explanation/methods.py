@@ -17,7 +17,7 @@ from bilstm.explanation.decomposition import phrase_logits
 from bilstm.explanation.gradients import StepAttribution, gradient_times_input, integrated_gradients
 from bilstm.explanation.linear_part import margins_without, occurrences_of, phrase_values
 from bilstm.explanation.network import attention_of
-from bilstm.explanation.occlusion import can_reuse_states, logits_without, near_scores
+from bilstm.explanation.occlusion import AGREEMENT, NEAR_AGREEMENT, can_reuse_states, logits_without
 from bilstm.explanation.relevance import relevance
 from bilstm.explanation.subject import TextSubject
 from bilstm.explanation.words import TextWords
@@ -137,6 +137,9 @@ def scores_without(
     contrasts: np.ndarray,
     cuts: Sequence[np.ndarray],
     logits: np.ndarray,
+    *,
+    agreement: float = AGREEMENT,
+    precision: str = "float32",
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return, for each text, its scores (targets,) and its scores without each run of words (cuts, targets).
 
@@ -146,13 +149,22 @@ def scores_without(
         For each text: first word left out, and the first one kept again.
     logits : ndarray of shape (texts, outputs)
         Of the network, for the whole texts.
+    agreement, precision
+        As `occlusion.logits_without` takes them.
     """
     step_cuts = [
         np.searchsorted(one.word_of_step, part).astype(np.int64).reshape(-1, 2)
         for one, part in zip(words, cuts, strict=True)
     ]
     rows = np.repeat(np.arange(len(words)), [len(part) for part in cuts])
-    without = logits_without(subject.network, vectors, rows, np.concatenate([np.zeros((0, 2), np.int64), *step_cuts]))
+    without = logits_without(
+        subject.network,
+        vectors,
+        rows,
+        np.concatenate([np.zeros((0, 2), np.int64), *step_cuts]),
+        agreement=agreement,
+        precision=precision,
+    )
     result, first = [], 0
     for row, (one, part) in enumerate(zip(words, cuts, strict=True)):
         both = np.concatenate([logits[row : row + 1], without[first : first + len(part)]])
@@ -180,21 +192,9 @@ def _near_occlusion(
         raise UsageError(
             "near-occlusion is for one recurrent layer with pooling by last, max or mean.", "Choose occlusion."
         )
-    cuts = [np.searchsorted(one.word_of_step, _single_words(one)).reshape(-1, 2) for one in words]
-    rows = np.repeat(np.arange(len(words)), [len(part) for part in cuts])
-    joined = np.concatenate([np.zeros((0, 2), np.int64), *cuts])
-    ends = np.cumsum([0, *(len(part) for part in cuts)])
-    values = [np.zeros((len(one), contrasts.shape[1])) for one in words]
-    for target in range(contrasts.shape[1]):
-        of_network = contrasts[:, target] * subject.network_weight
-        whole, without = near_scores(subject.network, vectors, rows, joined, of_network)
-        for row in range(len(words)):
-            values[row][:, target] = whole[row] - without[ends[row] : ends[row + 1]]
-    if subject.linear is not None:
-        for row, one in enumerate(words):
-            linear = margins_without(subject.linear, subject.linear_weights, one.keys, _single_words(one))
-            values[row] += (linear[0] - linear[1]) @ contrasts[row].T
-    return [Attributed(one) for one in values]
+    cuts = [_single_words(one) for one in words]
+    found = scores_without(subject, words, vectors, contrasts, cuts, logits, agreement=NEAR_AGREEMENT, precision="auto")
+    return [Attributed(whole - without) for whole, without in found]
 
 
 def _decomposition(

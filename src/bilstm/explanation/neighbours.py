@@ -15,6 +15,7 @@ import numpy as np
 
 from bilstm.data.batching import ordered_batches
 from bilstm.data.ragged import Ragged
+from bilstm.data.vocabulary import IdEncoder
 from bilstm.errors import DataError, UsageError
 from bilstm.explanation.explanation import Explanation, Neighbour
 from bilstm.explanation.network import Network
@@ -43,7 +44,7 @@ class Neighbourhood:
     DataError
         If there are no texts.
     UsageError
-        If the network has no hidden vector behind its pooling.
+        If the model reads word ids, or the network has no hidden vector behind its pooling.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Neighbourhood:
         labels: Sequence[str],
         progress: Callable[[int, int], None] | None = None,
     ):
+        if isinstance(subject.encoder, IdEncoder):
+            raise UsageError("this model reads word ids: it has no training texts to compare with.")
         if not len(texts):
             raise DataError("there are no training texts to compare with.")
         network = subject.network
@@ -88,10 +91,8 @@ class Neighbourhood:
         similarity = self._represent(texts) @ self._vectors.T
         found = []
         for row in similarity:
-            order = np.argsort(-row, kind="stable")[:count]
-            found.append(
-                tuple(Neighbour(self._texts[at], str(self._labels[at]), float(row[at]), int(at)) for at in order)
-            )
+            order = np.argsort(-row, kind="stable")[:count].tolist()
+            found.append(tuple(Neighbour(self._texts[at], str(self._labels[at]), float(row[at]), at) for at in order))
         return found
 
     def add(self, explanation: Explanation, count: int = 5) -> Explanation:

@@ -15,9 +15,8 @@ This holds for one recurrent layer right behind the embedding with directions si
 mean: the default model. Other networks are run anew for every cut, all cuts as one batch, which gives the same numbers
 later.
 
-`near_scores` is faster and not exact: it runs only the `NEAR_STEPS` steps behind a gap anew and takes the rest from the
-whole text, corrected to first order: the difference of the states times the gradient of the score by that state through
-the later steps, one backward pass for all cuts. Its error is measured in docs/explanations.md. Imports numpy, `engine`.
+Near occlusion is faster and not exact: it runs on in bfloat16 where the processor has AMX, and stops where the states
+have come back to `NEAR_AGREEMENT`. Its error is measured in docs/explanations.md. Imports numpy, `engine`.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ import numpy as np
 from bilstm import description, engine
 from bilstm.data.ragged import Ragged
 from bilstm.explanation.network import DirectionTrace, Network
-from bilstm.explanation.recurrent_trace import Clock, LstmGates, carried_gradients, run_states
+from bilstm.explanation.recurrent_trace import Clock, cells_of, run_states
 from bilstm.runtime import steps
 
-__all__ = ["AGREEMENT", "NEAR_STEPS", "can_reuse_states", "logits_without", "near_scores", "run_without"]
+__all__ = ["AGREEMENT", "NEAR_AGREEMENT", "can_reuse_states", "logits_without", "run_without"]
 
 AGREEMENT = 1e-6  # float32 has 24 bits: 6e-8 of a state near 1, times what some hundred steps of rounding add up to
-CHUNK_STEPS = 24  # run before states are compared again
-NEAR_STEPS = 8  # run anew behind a gap by `near_scores`
+NEAR_AGREEMENT = 0.02  # of states between -1 and 1: about what rounding to bfloat16 adds up to
+CHUNK_STEPS = 32  # run before states are compared for the first time, twice as many each time after
 BLOCK_STEPS = 65_536  # run at once where nothing is reused
 
 
@@ -58,7 +57,13 @@ def can_reuse_states(network: Network) -> bool:
 
 
 def logits_without(
-    network: Network, batch: Ragged, rows: np.ndarray, cuts: np.ndarray, *, agreement: float = AGREEMENT
+    network: Network,
+    batch: Ragged,
+    rows: np.ndarray,
+    cuts: np.ndarray,
+    *,
+    agreement: float = AGREEMENT,
+    precision: str = "float32",
 ) -> np.ndarray:
     """Return the logits of texts without some of their steps.
 
@@ -73,6 +78,8 @@ def logits_without(
         First step left out, counted in its text, and the first one kept again.
     agreement : float
         Largest difference of a state from that of the whole text at which the rest is taken from there; 0: never.
+    precision : {"float32", "bfloat16", "auto"}
+        Of what the engine runs anew; "auto" is bfloat16 where the processor has AMX. Without the engine always float32.
 
     Returns
     -------
@@ -84,42 +91,8 @@ def logits_without(
         return run_without(network, batch, rows, cuts)
     trace = network.trace(batch).layers[0]
     texts = _Texts(batch, rows, cuts)
-    pooled = [_pool_without(network, one, texts, agreement)[0] for one in trace.stacked[0]]
+    pooled = [_pool_without(network, one, texts, agreement, precision) for one in trace.stacked[0]]
     return _head(network, pooled)
-
-
-def near_scores(
-    network: Network, batch: Ragged, rows: np.ndarray, cuts: np.ndarray, contrasts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores of texts, and nearly those of texts without some of their steps.
-
-    Parameters
-    ----------
-    network : Network
-        One for which `can_reuse_states`.
-    batch, rows, cuts
-        As `logits_without`.
-    contrasts : ndarray of shape (texts, outputs)
-        A score is the sum of contrast times logit.
-
-    Returns
-    -------
-    whole : ndarray of shape (texts,), float64
-    without : ndarray of shape (cuts,), float64
-    """
-    trace = network.trace(batch)
-    recurrent = trace.layers[0]
-    by_states = network.gradient(trace, contrasts, down_to=1)
-    texts, pooled, correction = _Texts(batch, rows, cuts), [], np.zeros(len(cuts))
-    size = recurrent.stacked[0][0].direction.hidden_size
-    for number, one in enumerate(recurrent.stacked[0]):
-        part = by_states[:, number * size : (number + 1) * size]
-        found, change = _pool_without(network, one, texts, None, part)
-        pooled.append(found)
-        correction += change
-    whole = (trace.outputs.astype(np.float64) * contrasts).sum(axis=1)
-    logits = _head(network, pooled).astype(np.float64)
-    return whole, (logits * contrasts[rows]).sum(axis=1) + correction
 
 
 def _head(network: Network, pooled: list[list[np.ndarray]]) -> np.ndarray:
@@ -194,9 +167,8 @@ class _Whole:
 def _whole(one: DirectionTrace, batch: Ragged, order: np.ndarray) -> _Whole:
     h, c = one.states[order], None
     if one.direction.cell == "lstm":
-        gates = one.gates()
-        assert isinstance(gates, LstmGates)
-        c = one.clock.scatter(gates.c)[order]
+        gather = one.clock.gather
+        c = one.clock.scatter(cells_of(one.direction, one.clock, gather(one.inputs), gather(one.states)))[order]
     max_to, max_from = np.empty_like(h), np.empty_like(h)
     sum_to, sum_from = np.empty(h.shape), np.empty(h.shape)
     for row in range(len(batch)):
@@ -209,27 +181,9 @@ def _whole(one: DirectionTrace, batch: Ragged, order: np.ndarray) -> _Whole:
 
 
 def _pool_without(
-    network: Network,
-    one: DirectionTrace,
-    texts: _Texts,
-    agreement: float | None,
-    by_states: np.ndarray | None = None,
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Run one direction over all cuts.
-
-    Parameters
-    ----------
-    agreement : float or None
-        None: run one short chunk only, then take the rest from the whole text whatever the states are.
-    by_states : ndarray of shape (steps, hidden), optional
-        Gradient of the score by each state: then the second result is the correction to first order.
-
-    Returns
-    -------
-    pooled : list of ndarray of shape (cuts, hidden)
-        For each kind of pooling.
-    correction : ndarray of shape (cuts,), float64
-    """
+    network: Network, one: DirectionTrace, texts: _Texts, agreement: float, precision: str
+) -> list[np.ndarray]:
+    """Run one direction over all cuts; return (cuts, hidden) for each kind of pooling."""
     pooling = network.layers[1]
     assert isinstance(pooling, description.Pooling)
     order, cuts = texts.as_read(one.direction.is_backward)
@@ -237,39 +191,25 @@ def _pool_without(
     starts, lengths = texts.batch.offsets[:-1][texts.rows], texts.batch.lengths[texts.rows]
     state = _State.before_cuts(whole, starts + cuts[:, 0] - 1, cuts[:, 0] > 0)
     position, alive = cuts[:, 1].copy(), np.flatnonzero(cuts[:, 1] < lengths)
-    advance = _advance(network, one, texts.batch.values[order])
-    carried = None if by_states is None else _carried(one, by_states, order)
-    correction = np.zeros(len(cuts))
+    advance = _advance(network, one, texts.batch.values[order], precision)
+    chunk = CHUNK_STEPS if agreement > 0 else int(lengths.max(initial=0))
     while len(alive):
-        count = np.minimum(lengths[alive] - position[alive], NEAR_STEPS if agreement is None else CHUNK_STEPS)
+        count = np.minimum(lengths[alive] - position[alive], chunk)
         state.take(alive, advance(starts[alive] + position[alive], count, state.h[alive], state.c[alive]))
         position[alive] += count
         alive = alive[position[alive] < lengths[alive]]
         at = starts[alive] + position[alive]
-        if agreement is None:
-            same = np.ones(len(alive), dtype=bool)
-        else:
-            same = np.abs(state.h[alive] - whole.h[at - 1]).max(axis=1, initial=0.0) < agreement
-            if whole.c is not None:
-                same &= np.abs(state.c[alive] - whole.c[at - 1]).max(axis=1, initial=0.0) < agreement
+        same = np.abs(state.h[alive] - whole.h[at - 1]).max(axis=1, initial=0.0) < agreement
+        if whole.c is not None:
+            same &= np.abs(state.c[alive] - whole.c[at - 1]).max(axis=1, initial=0.0) < agreement
         done = alive[same]
-        if carried is not None:
-            by_h, by_c = carried
-            correction[done] += np.einsum("ch,ch->c", state.h[done] - whole.h[at - 1], by_h[at - 1])
-            if whole.c is not None and by_c is not None:
-                correction[done] += np.einsum("ch,ch->c", state.c[done] - whole.c[at - 1], by_c[at - 1])
         state.finish(done, whole, at[same], (starts + lengths - 1)[done])
         alive = alive[~same]
+        chunk *= 2  # a comparison ends a batch, and small batches are slow
     left = lengths - (cuts[:, 1] - cuts[:, 0])
     state.largest[left == 0] = 0.0
     means = (state.sums / np.maximum(left, 1)[:, None]).astype(np.float32)
-    return [{"last": state.h, "max": state.largest, "mean": means}[kind] for kind in pooling.kinds], correction
-
-
-def _carried(one: DirectionTrace, by_states: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the gradients by h and c after each step, in the order of reading."""
-    by_h, by_c = carried_gradients(one.direction, one.clock, one.gates(), one.clock.gather(by_states))
-    return one.clock.scatter(by_h)[order], None if by_c is None else one.clock.scatter(by_c)[order]
+    return [{"last": state.h, "max": state.largest, "mean": means}[kind] for kind in pooling.kinds]
 
 
 @dataclass(eq=False)
@@ -324,7 +264,7 @@ class _Ran:
     sums: np.ndarray
 
 
-def _advance(network: Network, one: DirectionTrace, values: np.ndarray) -> Callable[..., _Ran]:
+def _advance(network: Network, one: DirectionTrace, values: np.ndarray, precision: str) -> Callable[..., _Ran]:
     """Return a function that runs sequences on: (first step, number of steps, h, c) -> _Ran.
 
     Steps are numbered in the order of reading, whole texts one after another.
@@ -346,7 +286,9 @@ def _advance(network: Network, one: DirectionTrace, values: np.ndarray) -> Calla
     cell: Any = direction.cell if direction.cell != "rnn" else f"rnn_{direction.nonlinearity}"
     plain = engine.DirectionWeights(direction.w_ih, direction.w_hh, direction.b_ih, direction.b_hh)
     # the vocabulary table of the engine: here each step of the texts is a word of its own
-    packed = engine.pack(cell, [plain], embedding=np.ascontiguousarray(values), context=network.context)
+    packed = engine.pack(
+        cell, [plain], embedding=np.ascontiguousarray(values), precision=precision, context=network.context
+    )
 
     def in_engine(first: np.ndarray, count: np.ndarray, h: np.ndarray, c: np.ndarray) -> _Ran:
         offsets, ids = _runs(first, count)
@@ -358,6 +300,7 @@ def _advance(network: Network, one: DirectionTrace, values: np.ndarray) -> Calla
             c_0=c[None] if cell == "lstm" else None,
             outputs=False,
             pooling=("max", "mean"),
+            precision=precision,
             context=network.context,
         )
         assert result.max_values is not None

@@ -23,7 +23,7 @@ __all__ = [
     "GruGates",
     "LstmGates",
     "RnnGates",
-    "carried_gradients",
+    "cells_of",
     "directions_of",
     "gates_of",
     "run_states",
@@ -127,13 +127,15 @@ class Direction:
 def directions_of(layer: description.Recurrent, weights: Mapping[str, np.ndarray], number: int) -> list[Direction]:
     """Return the directions of the `number`-th stacked layer."""
     suffixes = [f"l{number}", f"l{number}_reverse"][: 1 + layer.bidirectional]
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     return [
         Direction(
             layer.cell,
             layer.nonlinearity,
-            *(weights[f"{name}_{suffix}"] for name in names),
-            suffix.endswith("_reverse"),
+            w_ih=weights[f"weight_ih_{suffix}"],
+            w_hh=weights[f"weight_hh_{suffix}"],
+            b_ih=weights[f"bias_ih_{suffix}"],
+            b_hh=weights[f"bias_hh_{suffix}"],
+            is_backward=suffix.endswith("_reverse"),
         )
         for suffix in suffixes
     ]
@@ -209,6 +211,19 @@ def gates_of(direction: Direction, clock: Clock, x: np.ndarray, h: np.ndarray | 
     return LstmGates(i, f, g, o, a_g, c, clock.previous(c), h, h_before)
 
 
+def cells_of(direction: Direction, clock: Clock, x: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """Return c of an LSTM at every step, from the states h that it is known to give; all time-major."""
+    size = 3 * direction.hidden_size  # the output gate is not in c
+    a = x @ direction.w_ih[:size].T + clock.previous(h) @ direction.w_hh[:size].T
+    a += direction.b_ih[:size] + direction.b_hh[:size]
+    a_i, a_f, a_g = np.split(a, 3, axis=1)
+    f, c = sigmoid(a_f), sigmoid(a_i) * np.tanh(a_g)
+    for now, before, _ in clock.moments:
+        if before is not None:
+            c[now] += f[now] * c[before]
+    return c
+
+
 def run_states(
     direction: Direction,
     clock: Clock,
@@ -268,43 +283,26 @@ def step_gradients(direction: Direction, clock: Clock, gates: Gates, d_h: np.nda
     ndarray of shape (steps, input)
         Time-major.
     """
-    return _back(direction, clock, gates, d_h.copy())[0] @ direction.w_ih
+    return _back(direction, clock, gates, d_h.copy()) @ direction.w_ih
 
 
-def carried_gradients(
-    direction: Direction, clock: Clock, gates: Gates, d_h: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the gradient by the state after every step, through the later steps alone; parameters as `step_gradients`.
-
-    Returns
-    -------
-    by_h, by_c : ndarray of shape (steps, hidden)
-        Time-major; the second is None where the cell has no c.
-    """
-    all_h = d_h.copy()
-    _, d_c = _back(direction, clock, gates, all_h)
-    if d_c is None or not isinstance(gates, LstmGates):
-        return all_h - d_h, None
-    return all_h - d_h, d_c - all_h * gates.o * (1 - np.tanh(gates.c) ** 2)
-
-
-def _back(direction: Direction, clock: Clock, gates: Gates, d_h: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the gradients by the input part of the gates and by c; `d_h` becomes the whole gradient by h."""
+def _back(direction: Direction, clock: Clock, gates: Gates, d_h: np.ndarray) -> np.ndarray:
+    """Return the gradient by the input part of the gates; `d_h` becomes the whole gradient by h."""
     if isinstance(gates, LstmGates):
         return _lstm_back(direction, clock, gates, d_h)
     if isinstance(gates, GruGates):
-        return _gru_back(direction, clock, gates, d_h), None
+        return _gru_back(direction, clock, gates, d_h)
     slope = (gates.a > 0) if direction.nonlinearity == "relu" else 1 - gates.h**2
     d_x_gates = np.empty_like(gates.a)
     for now, before, _ in clock.backwards():
         d_x_gates[now] = d_h[now] * slope[now]
         if before is not None:
             d_h[before] += d_x_gates[now] @ direction.w_hh
-    return d_x_gates, None
+    return d_x_gates
 
 
-def _lstm_back(direction: Direction, clock: Clock, gates: LstmGates, d_h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Derivatives of c_t = f c_(t-1) + i g and h_t = o tanh(c_t) by the inputs of the gates, and by c."""
+def _lstm_back(direction: Direction, clock: Clock, gates: LstmGates, d_h: np.ndarray) -> np.ndarray:
+    """Derivatives of c_t = f c_(t-1) + i g and h_t = o tanh(c_t) by the inputs of the gates."""
     i, f, g, o, _, c, c_before, _, _ = gates
     tanh_c = np.tanh(c)
     by_o = tanh_c * o * (1 - o)
@@ -319,7 +317,7 @@ def _lstm_back(direction: Direction, clock: Clock, gates: LstmGates, d_h: np.nda
         if before is not None:
             d_h[before] += flat[now] @ direction.w_hh
             d_c[before] += d_c[now] * f[now]
-    return flat, d_c
+    return flat
 
 
 def _gru_back(direction: Direction, clock: Clock, gates: GruGates, d_h: np.ndarray) -> np.ndarray:
