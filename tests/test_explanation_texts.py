@@ -57,6 +57,7 @@ def test_odd_texts(name, method):
         assert one.notes == ("The text holds no word.",)
     json.dumps(one.to_json(), allow_nan=False)
     page = one.to_html()
+    assert ">1 text, explained by " in page
     assert "<script" not in page
     assert "onerror=y>" not in page
     assert "\x1b" not in page
@@ -335,6 +336,8 @@ def test_nearest_training_texts():
     assert found[1].similarity == pytest.approx(cosine, abs=1e-5)
     with pytest.raises(DataError, match="no training texts"):
         Neighbourhood(subject, [], [])
+    with pytest.raises(UsageError, match="reads word ids"):
+        Neighbourhood(subject_of(text_model(encoder="ids")), texts, ["good"] * 30)
 
 
 def test_an_explanation_must_fit_its_words():

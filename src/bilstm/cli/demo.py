@@ -10,6 +10,7 @@ import typer
 from bilstm.cli.options import AsJson
 from bilstm.cli.output import note, print_json, print_line
 from bilstm.cli.train import print_outcome
+from bilstm.data.ragged import Ragged
 from bilstm.data.sample import write_sample
 from bilstm.tasks import load
 from bilstm.tasks.labelled_files import read_for_model
@@ -73,6 +74,7 @@ def command(
         result = run(job, progress)
     model = load(result.folder)
     _, texts, targets = read_for_model(model, [str(test)])
+    assert not isinstance(texts, Ragged)  # the sample holds texts, no word ids
     scores = model.measure(model.predict_proba(texts), targets)
     if as_json:
         summary = {**result.summary, "test": {"accuracy": scores["accuracy"], "rows": scores["rows"]}}

@@ -244,7 +244,9 @@ def _predict_files(
     note(f"{rows:,} rows predicted{'' if output is None else f', written to {output}'}.")
 
 
-def _numbered(chunks: Iterator[tuple[str, Records, PredictedTable]]) -> Iterator[tuple[int, Any]]:
+def _numbered(
+    chunks: Iterator[tuple[str, Records, PredictedTable]],
+) -> Iterator[tuple[int, tuple[str, Records, PredictedTable]]]:
     """Number the files that chunks come from, from 0."""
     names: list[str] = []
     for chunk in chunks:

@@ -91,7 +91,7 @@ class Neighbourhood:
         similarity = self._represent(texts) @ self._vectors.T
         found = []
         for row in similarity:
-            order = np.argsort(-row, kind="stable")[:count].tolist()
+            order = [int(at) for at in np.argsort(-row, kind="stable")[:count]]
             found.append(tuple(Neighbour(self._texts[at], str(self._labels[at]), float(row[at]), at) for at in order))
         return found
 

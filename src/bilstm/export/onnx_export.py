@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bilstm import description
 from bilstm.data.ragged import Ragged
 from bilstm.data.word_encoder import EncodedWords
 from bilstm.errors import MissingExtraError, TrainingDivergedError, UsageError
@@ -176,7 +177,7 @@ def _text_comparison(
 
 
 def _vocabulary_size(model: TextModel) -> int:
-    return next(layer.vocabulary_size for layer in model.model.description if hasattr(layer, "vocabulary_size"))
+    return next(layer.vocabulary_size for layer in model.model.description if isinstance(layer, description.Embedding))
 
 
 def _tagger_comparison(
@@ -196,8 +197,9 @@ def _tagger_comparison(
         )
     emissions, intents = model.tagger.run(batch)
     given = tagger_inputs(batch)
-    wide = np.zeros((*given["words"].shape, len(model.tags)), dtype=np.float32)
-    wide[np.arange(wide.shape[1]) < given["lengths"][:, None]] = emissions.values
+    rows, steps = given["words"].shape
+    wide = np.zeros((rows, steps, len(model.tags)), dtype=np.float32)
+    wide[np.arange(steps) < given["lengths"][:, None]] = emissions.values
     expected = {"emissions": wide}
     if intents is not None:
         expected["intents"] = intents

@@ -95,7 +95,7 @@ class WordReader:
         batches = [Ragged(ids, offsets) for ids in found]
         left_out = np.flatnonzero(~handled)
         if len(left_out):
-            rest = [texts[row] for row in left_out]
+            rest = [texts[row] for row in left_out.tolist()]
             batches[0] = _filled(batches[0], left_out, self._encoder.encode(rest))
             if len(batches) > 1:
                 batches[1] = _filled(batches[1], left_out, self._reference_words(rest))

@@ -101,5 +101,5 @@ def _f1(
     moved = np.array(emissions.values)
     moved[:, outside] += np.float32(shift)
     best, _ = decode(emissions.with_values(moved), crf)
-    found = [tags_to_spans([tags[number] for number in best[row]]) for row in range(len(best))]
+    found = [tags_to_spans([tags[int(number)] for number in best[row]]) for row in range(len(best))]
     return score_spans(gold, found).micro.f1

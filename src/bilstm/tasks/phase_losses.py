@@ -18,7 +18,9 @@ class MixedLoss:
     """Loss of a mixed batch; the unlabelled terms grow in over the first twentieth of the phase."""
 
     def __init__(self, objective: Objective, unlabelled: Ragged, standardize: Callable[[], None]):
+        assert objective.adversarial_norm is not None  # the phase sets one where the settings name none
         self._objective, self._unlabelled, self._standardize = objective, unlabelled, standardize
+        self._norm = objective.adversarial_norm
         self.total = 1  # steps of the phase
 
     def __call__(self, batch: Any) -> Any:
@@ -33,8 +35,8 @@ class MixedLoss:
             self._standardize()
         ids = joined_rows(objective.part.ids.select(batch.labelled), self._unlabelled.select(batch.unlabelled))
         targets = objective.targets[torch.from_numpy(batch.labelled)]
-        net, norm = objective.net, objective.adversarial_norm
-        terms = mixed_terms(net.run_from_embedded, net.embed(ids), targets, objective.loss, norm=norm)
+        net = objective.net
+        terms = mixed_terms(net.run_from_embedded, net.embed(ids), targets, objective.loss, norm=self._norm)
         weight = min(1.0, batch.place / (RAMP * self.total))
         return terms.total(weight), objective.accuracy(terms.logits[: len(targets)].detach(), targets)
 

@@ -108,9 +108,10 @@ class UnlabelledTraining:
         self._table = self.net.get_parameter(table)
         self._shares = self._shares_of(counts)
         self._start()
-        results = [self._labelled()]
+        first = self._labelled()
+        results: list[TrainResult | None] = [first]
         wanted = self.config.phases
-        if "mixed" in wanted and results[0].best_epoch and not self._is_ended(results[0]):
+        if "mixed" in wanted and first.best_epoch and not self._is_ended(first):
             results.append(self._phase("mixed objective", self._mixed))
         if "self-training" in wanted and len(self.train.targets) <= FEW_LABELS:
             for number, share in enumerate(SELF_SHARES, 1):

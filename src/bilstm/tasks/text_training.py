@@ -206,25 +206,26 @@ def fit(
             for note in linear.notes:
                 tell(events.Note(note))
     shift, scale = _standardisation(train_targets, labels)
-    parts = [
+    train_part, dev_part = (
         Part(ids, (own - shift) / scale if labels.kind == "regression" else own)
         for ids, own in ((train_ids, train_targets), (dev_ids, dev_targets))
-    ]
+    )
     further = None if unlabelled is None else _unlabelled_ids(unlabelled, encoder, train_ids, has_ids, tell)
     if further is not None and unlabelled is not None and labels.kind in ("binary", "multiclass"):
         training = UnlabelledTraining(
-            *parts,
-            further,
-            encoder,
-            labels,
-            config,
-            unlabelled.budget,
-            start,
-            checkpoint,
-            resume,
-            tell,
-            clock,
-            vectors,
+            train=train_part,
+            dev=dev_part,
+            unlabelled=further,
+            encoder=encoder,
+            labels=labels,
+            config=config,
+            budget=unlabelled.budget,
+            start=start,
+            checkpoint=checkpoint,
+            resume=resume,
+            tell=tell,
+            clock=clock,
+            vectors=vectors,
         )
         layers, weights, result = training.run()
         phases = training.records
@@ -232,7 +233,7 @@ def fit(
         if further is not None:
             tell(events.Note("Labels are no classes: from the unlabelled texts come word vectors alone."))
         layers, weights, result = train_network(
-            *parts, encoder, labels, config, checkpoint, resume, tell, clock, start, further
+            train_part, dev_part, encoder, labels, config, checkpoint, resume, tell, clock, start, further
         )
         phases = []
     runtime = RuntimeModel(layers, weights, threads=config.threads)
