@@ -59,7 +59,9 @@ class TaggingMistake:
     found_intent: str | None = None
 
 
-def build_tagging_report(data: ReportData, mistakes: Sequence[TaggingMistake]) -> str:
+def build_tagging_report(
+    data: ReportData, mistakes: Sequence[TaggingMistake], further: Sequence[report.Section] = (), style: str = ""
+) -> str:
     """Write the report of a tagger.
 
     Parameters
@@ -67,6 +69,10 @@ def build_tagging_report(data: ReportData, mistakes: Sequence[TaggingMistake]) -
     data : ReportData
         `scores` as `tasks.tagging_scores.score_tagging` gives them; `baseline.scores` too.
     mistakes : sequence of TaggingMistake
+    further : sequence of (key, name, function)
+        Sections of another stage, put behind the mistakes.
+    style : str
+        Rules of the style sheet that they need.
 
     Returns
     -------
@@ -78,11 +84,12 @@ def build_tagging_report(data: ReportData, mistakes: Sequence[TaggingMistake]) -
         ("types", "Types" if "f1" in data.scores else "Tags", _types),
         report.TRAINING,
         ("mistakes", "Mistakes", lambda shown, key: _mistakes(mistakes, key)),
+        *further,
         report.DATA,
         report.MODEL,
         report.REPEAT,
     ]
-    return report.write_report(data, sections, _headline(data))
+    return report.write_report(data, sections, _headline(data), style)
 
 
 def _main(scores: Mapping[str, Any]) -> tuple[str, float]:

@@ -25,7 +25,16 @@ from bilstm.explanation.pages import STYLE, legend, shown_explanation
 from bilstm.explanation.subject import TextSubject
 from bilstm.explanation.words import TextWords
 
-__all__ = ["STYLE", "ReportExplanations", "explain_for_report", "sections_of"]
+__all__ = [
+    "STYLE",
+    "MeasuredMethod",
+    "ReportExplanations",
+    "examples_section",
+    "explain_for_report",
+    "sections_of",
+    "trust_section",
+    "trust_sentence",
+]
 
 MOST_WORDS = 20_000  # of all sampled texts together
 MOST_TEXTS = 300
@@ -43,6 +52,15 @@ class MeasuredMethod:
     faithfulness: Faithfulness
     milliseconds: float
     gap: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "comprehensiveness": self.faithfulness.comprehensiveness,
+            "sufficiency": self.faithfulness.sufficiency,
+            "milliseconds": round(self.milliseconds, 2),
+            "completeness_gap": self.gap,
+        }
 
 
 @dataclass(frozen=True)
@@ -65,15 +83,7 @@ class ReportExplanations:
 
     def to_json(self) -> dict[str, Any]:
         """Return what metrics.json keeps."""
-        found: dict[str, Any] = {
-            one.name: {
-                "comprehensiveness": one.faithfulness.comprehensiveness,
-                "sufficiency": one.faithfulness.sufficiency,
-                "milliseconds": round(one.milliseconds, 2),
-                "completeness_gap": one.gap,
-            }
-            for one in self.measured
-        }
+        found = {one.name: one.to_json() for one in self.measured}
         share, questions = self.pointing or (None, 0)
         texts = self.measured[0].faithfulness.texts if self.measured else 0
         return {"texts": texts, "methods": found, "pointing_game": share, "pointing_questions": questions}
@@ -198,11 +208,16 @@ def sections_of(explanations: ReportExplanations) -> tuple[Section, ...]:
 
 
 def _examples(explanations: ReportExplanations, key: str) -> Html | None:
-    if not explanations.examples:
+    return examples_section(key, explanations.examples)
+
+
+def examples_section(key: str, examples: Sequence[tuple[str, Explanation, str]]) -> Html | None:
+    """Return explained examples, given as (group, explanation, true label), group by group."""
+    if not examples:
         return None
     parts: list[object] = []
     group = None
-    for name, one, truth in explanations.examples:
+    for name, one, truth in examples:
         if name != group:
             parts.append(tag("h3", name))
             group = name
@@ -239,7 +254,28 @@ def _telling(explanations: ReportExplanations, key: str) -> Html | None:
 
 
 def _trust(explanations: ReportExplanations, key: str) -> Html | None:
-    measured = explanations.measured
+    pointing = None
+    if explanations.pointing is not None:
+        share, questions = explanations.pointing
+        pointing = paragraph(
+            f"Two texts of different answers joined: in {percent(share)} of {questions} questions the strongest word "
+            "for an answer stood in the text that gave it (by chance about one half)."
+        )
+    return trust_section(key, explanations.measured, "text", pointing)
+
+
+def trust_section(key: str, measured: Sequence[MeasuredMethod], unit: str, further: Html | None = None) -> Html | None:
+    """Return the table of faithfulness with its plain sentence.
+
+    Parameters
+    ----------
+    measured : sequence of MeasuredMethod
+        The default method first, random attribution last.
+    unit : str
+        What is explained, in the singular: "text", "span".
+    further : Html, optional
+        Put last.
+    """
     if not measured:
         return None
     rows = [
@@ -252,27 +288,21 @@ def _trust(explanations: ReportExplanations, key: str) -> Html | None:
         )
         for one in measured
     ]
-    headers = ("Method", "Comprehensiveness", "Sufficiency", "Completeness gap", "Milliseconds a text")
-    pointing = None
-    if explanations.pointing is not None:
-        share, questions = explanations.pointing
-        pointing = paragraph(
-            f"Two texts of different answers joined: in {percent(share)} of {questions} questions the strongest word "
-            "for an answer stood in the text that gave it (by chance about one half)."
-        )
+    headers = ("Method", "Comprehensiveness", "Sufficiency", "Completeness gap", f"Milliseconds a {unit}")
     return section(
         key,
         "How far to trust the explanations",
         paragraph(trust_sentence(measured[0], measured[-1]), class_="lead"),
         table(headers, rows),
         paragraph(
-            f"Over {measured[0].faithfulness.texts:,} texts. Comprehensiveness: how far the probability of the answer "
-            "falls without the strongest words; larger is better. Sufficiency: how far it falls when only they are "
-            "kept; smaller is better. Both are means over the strongest 1, 5, 10, 20 and 50 % of the words (ERASER). "
+            f"Over {measured[0].faithfulness.texts:,} {unit}s. Comprehensiveness: how far the probability of the "
+            "answer falls without the strongest words; larger is better. Sufficiency: how far it falls when only they "
+            "are kept; smaller is better. Both are means over the strongest 1, 5, 10, 20 and 50 % of the words "
+            "(ERASER). "
             "The gap says how far the words' numbers are from adding up.",
             class_="hint",
         ),
-        pointing,
+        further,
     )
 
 

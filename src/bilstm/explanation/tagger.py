@@ -24,7 +24,18 @@ from bilstm.explanation.methods import DEFAULT, QUICK_POINTS
 from bilstm.explanation.network import Network
 from bilstm.explanation.relevance import relevance
 
-__all__ = ["TAGGER_METHODS", "explain_spans"]
+__all__ = [
+    "TAGGER_METHODS",
+    "Place",
+    "attribute_span",
+    "empty_word",
+    "explain_places",
+    "explain_spans",
+    "network_of_tagger",
+    "span_contrasts",
+]
+
+Place = tuple[int, int, str, float | None]  # first word, the one after the last, label, probability
 
 _UNKNOWN = "a sentence of as many unknown words"
 TAGGER_METHODS = {
@@ -64,19 +75,31 @@ def explain_spans(
     if name not in TAGGER_METHODS:
         raise UsageError(f"a tagger has no method {name!r}.", f"Its methods are {', '.join(TAGGER_METHODS)}.")
     row = model.annotate([sentence])[0]
+    return explain_places(model, row, _wanted(row, row.text, [tuple(one) for one in row.offsets], span), name)
+
+
+def explain_places(model: Any, row: Any, places: Sequence[Place], name: str) -> Explanations:
+    """Explain the tags of some places of one annotated sentence.
+
+    Parameters
+    ----------
+    model : TaggerModel
+    row : TaggedRow
+    places : sequence of (first word, the one after the last, label, probability)
+    name : str
+        Of `TAGGER_METHODS`.
+    """
     tokens, text, offsets = list(row.tokens), row.text, [tuple(one) for one in row.offsets]
-    wanted = _wanted(row, text, offsets, span)
-    network = _network(model)
+    network = network_of_tagger(model)
     encoded = model.encode([tokens])
     vectors = model.tagger.features(encoded.batch([0]))
-    empty = _empty_word(model)
-    emissions = network.run(vectors)
-    best = _inner_tags(model, emissions)
+    empty = empty_word(model)
+    best = _inner_tags(model, network.run(vectors))
     found = []
-    for first, last, label, probability in wanted:
+    for first, last, label, probability in places:
         started = time.perf_counter()
-        contrasts = _contrasts(best, first, last, len(model.tags))
-        result = _attribute(network, vectors, empty, contrasts, name)
+        contrasts = span_contrasts(best, first, last, len(model.tags))
+        result = attribute_span(network, vectors, empty, contrasts, name)
         found.append(
             Explanation(
                 text=text,
@@ -98,9 +121,7 @@ def explain_spans(
     return Explanations(found)
 
 
-def _wanted(
-    row: Any, text: str, offsets: list[tuple[int, ...]], span: str | None
-) -> list[tuple[int, int, str, float | None]]:
+def _wanted(row: Any, text: str, offsets: list[tuple[int, ...]], span: str | None) -> list[Place]:
     """Return first word, the one after the last, label and probability of each span to explain."""
     found = []
     for one in row.spans:
@@ -120,7 +141,8 @@ def _wanted(
     return [(places[0], places[-1] + 1, " ".join(row.tags[at] for at in places), None)]
 
 
-def _network(model: Any) -> Network:
+def network_of_tagger(model: Any) -> Network:
+    """Return the layers from the features of words to the scores of tags."""
     layers: list[description.Layer] = []
     parts = []
     for name in ("encoder", "tags"):
@@ -133,7 +155,7 @@ def _network(model: Any) -> Network:
     return Network(layers, parts, backend=model.tagger.backend, threads=model.tagger.threads)
 
 
-def _empty_word(model: Any) -> np.ndarray:
+def empty_word(model: Any) -> np.ndarray:
     """Return the features of an unknown word without letters and traits, shape (features,)."""
     starts = np.cumsum([0, *(len(vocabulary) for vocabulary in model.encoder.traits)])[:-1]
     nothing = Ragged(np.zeros(0, dtype=np.int64), np.zeros(2, dtype=np.int64))
@@ -149,7 +171,8 @@ def _inner_tags(model: Any, emissions: np.ndarray) -> np.ndarray:
     return np.asarray(decode(batch, model.tagger.crf)[0][0])
 
 
-def _contrasts(tags: np.ndarray, first: int, last: int, count: int) -> np.ndarray:
+def span_contrasts(tags: np.ndarray, first: int, last: int, count: int) -> np.ndarray:
+    """Return what the score of a span is of the emissions: (words, tags), to be multiplied and added up."""
     contrasts = np.zeros((len(tags), count))
     for at in range(first, last):
         contrasts[at] = -1.0 / max(count - 1, 1)
@@ -157,9 +180,10 @@ def _contrasts(tags: np.ndarray, first: int, last: int, count: int) -> np.ndarra
     return contrasts / (last - first)
 
 
-def _attribute(
+def attribute_span(
     network: Network, vectors: Ragged, empty: np.ndarray, contrasts: np.ndarray, name: str
 ) -> StepAttribution:
+    """Attribute the score of a span of one sentence (steps, features) to its words."""
     if name == "relevance":
         return relevance(network, vectors, contrasts)
     if name == "gradient-x-input":

@@ -28,9 +28,12 @@ from bilstm.data.word_spans import token_spans
 from bilstm.errors import InterruptedTrainingError, TrainingDivergedError, UsageError
 from bilstm.evaluation.report_data import BaselineData, InputFile, ReportData, describe_part
 from bilstm.evaluation.tagging_report import TaggingMistake, build_tagging_report, score_rows
+from bilstm.explanation.report import STYLE
+from bilstm.explanation.tagger_report import TaggerReportExplanations, explain_tagger_for_report, tagger_sections_of
 from bilstm.model_folder import check_output
 from bilstm.model_summary import LayerRow, describe_layers
 from bilstm.runtime.tagger import TaggerLayers
+from bilstm.tasks.phases import Clock
 from bilstm.tasks.sequence_tagging import TASK, Config, TaggerModel
 from bilstm.tasks.tagging_baseline import most_frequent_tags
 from bilstm.tasks.tagging_scores import main_score
@@ -75,6 +78,9 @@ def run(job: Job, tell: Callable[[Any], None], unlabelled: Sequence[str] = ()) -
     further = _read_unlabelled(unlabelled, job.reading)
     outcome = _fit(train, valid, config, further, job, tell)
     scored, tags, intents, summary = _measure(outcome, test)
+    explained = _explain(outcome, scored, job, tell)
+    if explained is not None:
+        summary["explanations"] = explained.to_json()
     seconds = time.perf_counter() - started
     summary["seconds"] = {
         **{name: round(value, 2) for name, value in outcome.seconds.items()},
@@ -89,7 +95,9 @@ def run(job: Job, tell: Callable[[Any], None], unlabelled: Sequence[str] = ()) -
         settings=outcome.config,
         metrics=summary,
         files={
-            "report.html": build_tagging_report(data, mistakes),
+            "report.html": build_tagging_report(
+                data, mistakes, tagger_sections_of(explained) if explained is not None else (), STYLE
+            ),
             "README.md": _model_card(data, outcome.model),
             "history.json": json.dumps(
                 {"epochs": [dataclasses.asdict(row) for row in outcome.result.history]}, indent=1
@@ -211,6 +219,23 @@ def _measure(
     summary["test"] = model.measure(test, tags, intents)
     summary["baseline"]["test"] = model.measure(test, most_frequent_tags(outcome.train, test, model.scheme))
     return test, tags, intents, summary
+
+
+def _explain(
+    outcome: TaggingOutcome, scored: TaggedSentences, job: Job, tell: Callable[[Any], None]
+) -> TaggerReportExplanations | None:
+    """Explain a sample of the scored spans; nothing where a training was interrupted.
+
+    Ctrl-C here leaves out the explanations, not the model.
+    """
+    if outcome.result.stopped_because == "interrupted" or scored.tags is None or not len(scored):
+        return None
+    try:
+        with Clock(tell).phase("explanations"):
+            return explain_tagger_for_report(outcome.model, scored.tokens, scored.tags, job.config.seed)
+    except KeyboardInterrupt:
+        tell(events.Note("The explanations of the report are left out: interrupted. The model is being saved."))
+        return None
 
 
 def _plain(summary: Mapping[str, Any]) -> dict[str, Any]:
