@@ -434,6 +434,20 @@ def test_slow_epochs_speak_now_and_then(monkeypatch):
     ]
 
 
+def test_the_time_left_is_that_of_this_training_where_several_follow_each_other(monkeypatch):
+    stream, clock = io.StringIO(), [100.0]
+    monkeypatch.setattr("bilstm.training.progress.time.monotonic", lambda: clock[0])
+    progress = ProgressPrinter("lines", stream)
+    for seconds in (50.0, 1.0):  # the first model is slow, the second one is not
+        for step in range(1, 31):
+            clock[0] += seconds
+            progress(events.StepDone(1, 1, step, 30, 0.5, 0.001, 99.0))
+    assert stream.getvalue().splitlines()[-2:] == [
+        f"epoch 1/1  {share}%  loss 0.5000  99 sequences/s  {left} left at most"
+        for share, left in (("67", "0:10"), ("100", "0:00"))
+    ]
+
+
 class _Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -130,6 +130,7 @@ class _Remaining:
 
     def __init__(self) -> None:
         self._started: tuple[float, int] | None = None
+        self._last = 0
 
     def of_run(self, event: events.StepDone) -> str:
         """Return what the run still takes at most; evaluations are counted in."""
@@ -139,8 +140,9 @@ class _Remaining:
     def after(self, done: int, total: int) -> str:
         """Return it as m:ss or h:mm:ss; "-:--" when it is first asked."""
         now = time.monotonic()
-        if self._started is None:
+        if self._started is None or done < self._last:  # another piece of work: a comparison trains one after the other
             self._started = now, done
+        self._last = done
         began, first = self._started
         if done == first:
             return "-:--"
