@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bilstm.cli.options import AsJson, Encoding, LabelColumn, MaxBytes, SkipBadRows, TextColumn
+from bilstm.cli.options import AsJson, Encoding, LabelColumn, MaxBytes, Quiet, SettingsFile, SkipBadRows, TextColumn
 from bilstm.cli.output import note, print_json, print_line, print_table
 from bilstm.cli.settings_flags import given_settings, with_settings
 from bilstm.cli.train import panel_of
@@ -75,17 +75,12 @@ def command(
         str | None,
         typer.Option("--preset", help=f"Start from the settings of {', '.join(PRESETS)}.", rich_help_panel=_RUN),
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option("--config", help="TOML file of settings; flags go before it.", rich_help_panel=_RUN),
-    ] = None,
+    config: SettingsFile = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start again where results stand already.", rich_help_panel=_RUN)
     ] = False,
     as_json: AsJson = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress on standard error.", rich_help_panel=_RUN)
-    ] = False,
+    quiet: Quiet = False,
     flags: dict[str, str] | None = None,
 ) -> None:
     """Train several models on the same texts with the same seeds, and put them in one table and one figure.

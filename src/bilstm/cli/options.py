@@ -13,7 +13,11 @@ __all__ = [
     "LabelColumn",
     "MaxBytes",
     "ModelFolder",
+    "OverwriteModel",
     "Precision",
+    "Quiet",
+    "Resume",
+    "SettingsFile",
     "SkipBadRows",
     "TextColumn",
     "Threads",
@@ -48,6 +52,17 @@ MaxBytes = Annotated[
     typer.Option("--max-bytes", metavar="N", help="Most unpacked bytes of a file.", rich_help_panel=_READING),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.", rich_help_panel=_RUN)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.", rich_help_panel=_RUN)]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the checkpoint of a run that was cut.", rich_help_panel=_RUN)
+]
+OverwriteModel = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a model that stands there.", rich_help_panel=_RUN)
+]
+SettingsFile = Annotated[
+    str | None,
+    typer.Option("--config", metavar="FILE", help="TOML file of settings; flags go before it.", rich_help_panel=_RUN),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="CPU threads; all by default.", rich_help_panel=_RUN)
 ]

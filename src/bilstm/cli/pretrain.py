@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from bilstm.cli.options import AsJson, Encoding, MaxBytes, SkipBadRows, TextColumn
+from bilstm.cli.options import (
+    AsJson,
+    Encoding,
+    MaxBytes,
+    OverwriteModel,
+    Quiet,
+    Resume,
+    SettingsFile,
+    SkipBadRows,
+    TextColumn,
+)
 from bilstm.cli.output import note, print_json, print_line, print_table
 from bilstm.cli.settings_flags import given_settings, with_settings
 from bilstm.cli.train import arguments_to_repeat, interruption_told, panel_of
@@ -46,22 +56,11 @@ def command(
     encoding: Encoding = None,
     skip_bad_rows: SkipBadRows = False,
     max_bytes: MaxBytes = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config", metavar="FILE", help="TOML file of settings; flags go before it.", rich_help_panel=_RUN
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint of a run that was cut.", rich_help_panel=_RUN)
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model that stands there.", rich_help_panel=_RUN)
-    ] = False,
+    config: SettingsFile = None,
+    resume: Resume = False,
+    overwrite: OverwriteModel = False,
     as_json: AsJson = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress on standard error.", rich_help_panel=_RUN)
-    ] = False,
+    quiet: Quiet = False,
     flags: dict[str, str] | None = None,
 ) -> None:
     """Learn a language model from texts without labels.

@@ -12,7 +12,18 @@ from typing import Annotated, Any
 import typer
 
 from bilstm.cli import tagging
-from bilstm.cli.options import AsJson, Encoding, LabelColumn, MaxBytes, SkipBadRows, TextColumn
+from bilstm.cli.options import (
+    AsJson,
+    Encoding,
+    LabelColumn,
+    MaxBytes,
+    OverwriteModel,
+    Quiet,
+    Resume,
+    SettingsFile,
+    SkipBadRows,
+    TextColumn,
+)
 from bilstm.cli.output import note, print_json, print_line
 from bilstm.cli.scores import print_training_scores
 from bilstm.cli.settings_flags import given_settings, with_settings
@@ -142,25 +153,14 @@ def command(
             rich_help_panel=_RUN,
         ),
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config", metavar="FILE", help="TOML file of settings; flags go before it.", rich_help_panel=_RUN
-        ),
-    ] = None,
+    config: SettingsFile = None,
     baseline: Annotated[
         bool, typer.Option("--baseline/--no-baseline", help="Fit the linear baseline too.", rich_help_panel=_RUN)
     ] = True,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint of a run that was cut.", rich_help_panel=_RUN)
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model that stands there.", rich_help_panel=_RUN)
-    ] = False,
+    resume: Resume = False,
+    overwrite: OverwriteModel = False,
     as_json: AsJson = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress on standard error.", rich_help_panel=_RUN)
-    ] = False,
+    quiet: Quiet = False,
     flags: dict[str, str] | None = None,
 ) -> None:
     """Train a model on labelled files.
