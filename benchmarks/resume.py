@@ -36,12 +36,12 @@ def train_once(folder: Path, threads: int, backend: str) -> None:
     import numpy as np
     import torch
 
-    from bilstm.config import TrainConfig
     from bilstm.data.ragged import Ragged
     from bilstm.description import Dropout, Embedding, Linear, Pooling, Recurrent, WordDropout
     from bilstm.layers.model import build_model
     from bilstm.layers.randomness import Randomness
     from bilstm.model_folder import save_model
+    from bilstm.train_config import TrainConfig
     from bilstm.training import events
     from bilstm.training.checkpoint import model_weights
     from bilstm.training.loop import DevScore, train

@@ -9,7 +9,6 @@ import pytest
 from bilstm.config import (
     FLAGS,
     Settings,
-    TrainConfig,
     changed_settings,
     describe,
     field,
@@ -21,6 +20,7 @@ from bilstm.config import (
     to_toml,
 )
 from bilstm.errors import InputNotFoundError, UsageError
+from bilstm.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from bilstm.atomic_folder import backup_of, remove_folder
-from bilstm.config import TrainConfig
 from bilstm.errors import InputNotFoundError, ModelFolderError, OutputError, TrainingDivergedError, UsageError
 from bilstm.model_folder import load_model
+from bilstm.train_config import TrainConfig
 from bilstm.training import events
 from bilstm.training.loop import DevScore, train
 from training_example import Example, equal_weights
@@ -259,7 +259,7 @@ sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
 from training_example import Example
-from bilstm.config import TrainConfig
+from bilstm.train_config import TrainConfig
 from bilstm.training.loop import DevScore, train
 example = Example()
 def tell(event):

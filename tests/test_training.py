@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from bilstm.config import TrainConfig
 from bilstm.errors import TrainingDivergedError, UsageError
+from bilstm.train_config import TrainConfig
 from bilstm.training import events
 from bilstm.training.averaging import WeightAverage
 from bilstm.training.denormals import all_threads_flush, flushed_denormals

@@ -21,7 +21,7 @@ import numpy as np
 
 from bilstm import config as settings
 from bilstm import description
-from bilstm.config import TrainConfig, to_mapping
+from bilstm.config import to_mapping
 from bilstm.data.batching import ordered_batches
 from bilstm.data.next_words import Pieces
 from bilstm.data.ragged import Ragged
@@ -31,6 +31,7 @@ from bilstm.errors import DataError, ModelFolderError, UsageError
 from bilstm.model_folder import save_model
 from bilstm.runtime.model import Model as RuntimeModel
 from bilstm.runtime.next_word_head import NextWordHead
+from bilstm.train_config import TrainConfig
 
 __all__ = ["TASK", "Config", "LanguageModel", "describe_model", "for_data"]
 

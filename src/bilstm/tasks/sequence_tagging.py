@@ -17,7 +17,7 @@ import numpy as np
 
 from bilstm import config as settings
 from bilstm import description
-from bilstm.config import TrainConfig, to_mapping
+from bilstm.config import to_mapping
 from bilstm.data.batching import ordered_batches
 from bilstm.data.ragged import Ragged
 from bilstm.data.tagged_sentences import TaggedSentences
@@ -32,6 +32,7 @@ from bilstm.runtime.tagger import Tagger, TaggerLayers
 from bilstm.strict_json import read_strict_json, write_json
 from bilstm.tasks.tagged_rows import FoundSpan, Sentence, TaggedRow, prepared_sentences
 from bilstm.tasks.tagging_scores import KnownWords, score_tagging
+from bilstm.train_config import TrainConfig
 
 __all__ = ["TASK", "Config", "FoundSpan", "TaggedRow", "TaggerModel", "describe_tagger", "for_data"]
 

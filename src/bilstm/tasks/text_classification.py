@@ -17,7 +17,7 @@ import numpy as np
 
 from bilstm import config as settings
 from bilstm import description
-from bilstm.config import TrainConfig, to_mapping
+from bilstm.config import to_mapping
 from bilstm.data.batching import ordered_batches
 from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
@@ -37,6 +37,7 @@ from bilstm.runtime.model import Model as RuntimeModel
 from bilstm.runtime.ngram_linear import PREFIX as LINEAR_PREFIX
 from bilstm.runtime.ngram_linear import NgramLinear
 from bilstm.runtime.word_ids import WordReader
+from bilstm.train_config import TrainConfig
 
 __all__ = ["TASK", "Config", "TextModel", "describe_model", "for_data", "output_count"]
 

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bilstm.config import TrainConfig, changed_settings, to_mapping
+from bilstm.config import changed_settings, to_mapping
 from bilstm.errors import ModelFolderError, UsageError
 from bilstm.model_folder import ModelFolder, load_model, pack_tensors, save_model, unpack_tensors
 from bilstm.strict_json import read_strict_json, write_json
+from bilstm.train_config import TrainConfig
 from bilstm.training.averaging import WeightAverage
 from bilstm.training.events import EpochRow
 

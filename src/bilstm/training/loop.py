@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from bilstm.atomic_folder import recover_folder
-from bilstm.config import TrainConfig
 from bilstm.errors import OutputError, TrainingDivergedError, UsageError
+from bilstm.train_config import TrainConfig
 from bilstm.training import events
 from bilstm.training.averaging import WeightAverage
 from bilstm.training.checkpoint import RunState, made_with, read_checkpoint, restore, set_weights, write_checkpoint

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from bilstm.config import TrainConfig
+from bilstm.train_config import TrainConfig
 
 __all__ = ["learning_rate_at"]
 
