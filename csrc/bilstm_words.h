@@ -16,34 +16,34 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning of a function below changes. */
-#define BILSTM_WORDS_VERSION 1
+#define BILSTM_WORDS_VERSION 2
 
-typedef struct bilstm_vocabulary bilstm_vocabulary; /* words to ids */
+typedef struct bilstm_vocabulary bilstm_vocabulary; /* words to two ids each */
 typedef struct bilstm_ngrams bilstm_ngrams;         /* n-grams and the linear models over them */
 
 BILSTM_API int bilstm_words_version(void);
 
-/* Word w is units[offsets[w]] .. units[offsets[w + 1]] in UTF-16 and has id ids[w]; any other word has id `missing`.
- * NULL if out of memory. */
+/* Word w is units[offsets[w]] .. units[offsets[w + 1]] in UTF-16 and has the two ids ids[2 * w] and ids[2 * w + 1]; any
+ * other word has missing[0] and missing[1]. All words differ; units and twice the words are less than 2^32 together.
+ * NULL if out of memory. Copies what it needs. */
 BILSTM_API bilstm_vocabulary *bilstm_vocabulary_create(const uint16_t *units, const int64_t *offsets,
-                                                       const int64_t *ids, int64_t count, int64_t missing);
+                                                       const int32_t *ids, int64_t count, const int32_t *missing);
 BILSTM_API void bilstm_vocabulary_free(bilstm_vocabulary *vocabulary);
 
-/* Find the words of n texts and their ids in one or two vocabularies.
+/* Find the words of n texts and their ids.
  *   lower    (65536) what each UTF-16 unit becomes; 0xFFFF: the text is not handled here
  *   letters  (65536) 1 if the (lowered) unit is a letter or digit of a word
  *   units    the texts one after another, text t is units[offsets[t]] .. units[offsets[t + 1]]
- *   ids[v]   room for offsets[n] ids in vocabulary v; vocabularies[1] may be NULL
+ *   ids      two rooms for offsets[n] ids each, the first and the second id of every word; ids[1] may be NULL
  *   ends     (n) how many ids were written when text t was done
  *   handled  (n) 0 if text t was left out and has no ids
  * Returns BILSTM_OK or BILSTM_ERROR_MEMORY. */
-BILSTM_API int bilstm_words_encode(const uint16_t *lower, const uint8_t *letters,
-                                   const bilstm_vocabulary *const *vocabularies, const uint16_t *units,
-                                   const int64_t *offsets, int64_t n, int64_t *const *ids, int64_t *ends,
-                                   uint8_t *handled);
+BILSTM_API int bilstm_words_encode(const uint16_t *lower, const uint8_t *letters, const bilstm_vocabulary *vocabulary,
+                                   const uint16_t *units, const int64_t *offsets, int64_t n, int64_t *const *ids,
+                                   int64_t *ends, uint8_t *handled);
 
 /* Keys of order k + 2 are keys[k][0 .. sizes[k]), ascending: (number of the first k + 1 words) * words + last word.
- * NULL if out of memory. Copies what it needs. */
+ * All n-grams together are fewer than 2^32. NULL if out of memory. Copies what it needs. */
 BILSTM_API bilstm_ngrams *bilstm_ngrams_create(int64_t words, int orders, const int64_t *const *keys,
                                                const int64_t *sizes);
 /* Add a linear model over the first `features` n-grams: weights (outputs, features), intercepts (outputs), and for

@@ -10,11 +10,26 @@
 
 namespace {
 
-// FNV-1a over 16-bit units, mixed once more at the end: words are short, so little else is worth its time.
+#if defined(__GNUC__) || defined(__clang__)
+#define BILSTM_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define BILSTM_PREFETCH(address) static_cast<void>(address)
+#endif
+
+// Four units at a time: most words are one or two multiplications. Reads up to three units behind the word, which the
+// caller has room for; they do not count.
 uint64_t hash_units(const uint16_t *units, int64_t length) {
-    uint64_t hash = 1469598103934665603ull;
-    for (int64_t i = 0; i < length; ++i) hash = (hash ^ units[i]) * 1099511628211ull;
-    return hash ^ (hash >> 29);
+    uint64_t hash = static_cast<uint64_t>(length) * 0x9E3779B97F4A7C15ull;
+    for (; length > 0; units += 4, length -= 4) {
+        uint64_t four = 0;
+        for (int64_t i = 0; i < 4; ++i) {  // one load, in either order of bytes
+            four |= static_cast<uint64_t>(units[i]) << (16 * i);
+        }
+        if (length < 4) four &= (1ull << (16 * length)) - 1;
+        hash = (hash ^ four) * 0xD6E8FEB86659FD93ull;
+        hash ^= hash >> 32;
+    }
+    return hash;
 }
 
 uint64_t hash_key(int64_t key) {
@@ -30,25 +45,28 @@ int64_t slots_for(int64_t count) {
 
 }  // namespace
 
+// Both ids of a word stand in one slot. The units of all words follow each other, each word behind its length.
 struct bilstm_vocabulary {
     struct Slot {
-        uint32_t begin, length, tag;  // length 0: empty (no word is empty)
-        int64_t id;
+        uint32_t tag, begin;  // begin 0: empty (the length of the first word stands there)
+        int32_t ids[2];
     };
     std::vector<uint16_t> units;
     std::vector<Slot> slots;
-    int64_t missing;
+    int32_t missing[2];
 
-    int64_t find(const uint16_t *word, int64_t length) const {
-        const uint64_t hash = hash_units(word, length);
+    bool is_word(const Slot &slot, const uint16_t *word, int64_t length) const {
+        const uint16_t *own = units.data() + slot.begin;
+        return (static_cast<int64_t>(own[-1]) << 16 | own[-2]) == length &&
+               std::memcmp(own, word, length * sizeof(uint16_t)) == 0;
+    }
+
+    const int32_t *find(const uint16_t *word, int64_t length, uint64_t hash) const {
         const uint64_t mask = slots.size() - 1;
         for (uint64_t at = hash & mask;; at = (at + 1) & mask) {
             const Slot &slot = slots[at];
-            if (slot.length == 0) return missing;
-            if (slot.tag == static_cast<uint32_t>(hash >> 32) && slot.length == static_cast<uint64_t>(length) &&
-                std::memcmp(units.data() + slot.begin, word, length * sizeof(uint16_t)) == 0) {
-                return slot.id;
-            }
+            if (slot.begin == 0) return missing;
+            if (slot.tag == static_cast<uint32_t>(hash >> 32) && is_word(slot, word, length)) return slot.ids;
         }
     }
 };
@@ -59,45 +77,70 @@ constexpr uint16_t kNotHandled = 0xFFFF;
 
 bool is_ascii_letter(uint16_t unit) { return (unit | 32) >= 'a' && (unit | 32) <= 'z'; }
 
-// Lower a text into `out`, with line breaks and `n't` treated; false if it holds something for the reference. Two zeros
-// stand behind the end, so that looking ahead needs no bounds: zero is in no token.
-bool prepare(const uint16_t *lower, const uint16_t *text, int64_t length, std::vector<uint16_t> &out) {
+// Units that are copied at once where none of them needs a look at its neighbours.
+constexpr int64_t kRun = 16;
+
+// Whether `kRun` units are ASCII without '&', '<' and apostrophes; written so that compilers vectorise it.
+bool is_plain(const uint16_t *text) {
+    uint16_t odd = 0;
+    for (int64_t i = 0; i < kRun; ++i) {
+        const uint16_t unit = text[i];
+        odd |= static_cast<uint16_t>((unit >= 128) | (unit == '&') | (unit == '<') | (unit == '\''));
+    }
+    return odd == 0;
+}
+
+// Lower a text into `out`, with line breaks and `n't` treated, and return how many units it has; -1 if it holds
+// something for the reference. Zeros stand behind the end, so that looking ahead needs no bounds: zero is in no token.
+int64_t prepare(const uint16_t *lower, const uint16_t *text, int64_t length, std::vector<uint16_t> &room) {
     static const char kBreak[] = "<br />";
-    out.clear();
+    const size_t most = static_cast<size_t>(length + length / 3 + kRun + 8);  // "n't" grows by one unit
+    if (room.size() < most) room.resize(most);
+    uint16_t *const out = room.data();
+    int64_t size = 0;
     for (int64_t i = 0; i < length; ++i) {
+        // a 't' behind an apostrophe is looked at below
+        while (i + kRun <= length && (size == 0 || out[size - 1] != '\'') && is_plain(text + i)) {
+            for (int64_t j = 0; j < kRun; ++j) {
+                const uint16_t unit = text[i + j];
+                const bool is_capital = static_cast<uint16_t>(unit - 'A') < 26;
+                out[size + j] = static_cast<uint16_t>(unit + (is_capital ? 32 : 0));
+            }
+            i += kRun;
+            size += kRun;
+        }
+        if (i >= length) break;
         const uint16_t unit = text[i];
         if (unit == '&' && i + 1 < length && (text[i + 1] == '#' || is_ascii_letter(text[i + 1]))) {
             // an entity needs a semicolon at most 34 units on
             const int64_t last = std::min(length, i + 36);
             for (int64_t j = i + 1; j < last; ++j) {
-                if (text[j] == ';') return false;
+                if (text[j] == ';') return -1;
             }
         }
         if (unit == '<') {
             int64_t same = 0;
             while (same < 6 && i + same < length && text[i + same] == static_cast<uint16_t>(kBreak[same])) ++same;
             if (same == 6) {
-                out.push_back(' ');
+                out[size++] = ' ';
                 i += 5;
                 continue;
             }
             const int64_t next = i + 1 < length && text[i + 1] == '/' ? i + 2 : i + 1;
             // a break right behind "<" or "</" would join what stands around it, but puts a blank there: no tag
-            if (next < length && is_ascii_letter(text[next])) return false;
+            if (next < length && is_ascii_letter(text[next])) return -1;
         }
         const uint16_t small = lower[unit];
-        if (small == kNotHandled) return false;
-        const size_t size = out.size();
+        if (small == kNotHandled) return -1;
         if (small == 't' && size >= 2 && out[size - 1] == '\'' && out[size - 2] == 'n') {
             out[size - 2] = ' ';
             out[size - 1] = 'n';
-            out.push_back('\'');
+            out[size++] = '\'';
         }
-        out.push_back(small);
+        out[size++] = small;
     }
-    out.push_back(0);
-    out.push_back(0);
-    return true;
+    std::fill_n(out + size, 4, static_cast<uint16_t>(0));
+    return size;
 }
 
 bool is_digit(uint16_t unit) { return unit >= '0' && unit <= '9'; }
@@ -189,22 +232,30 @@ struct Matcher {
 
 int bilstm_words_version(void) { return BILSTM_WORDS_VERSION; }
 
-bilstm_vocabulary *bilstm_vocabulary_create(const uint16_t *units, const int64_t *offsets, const int64_t *ids,
-                                            int64_t count, int64_t missing) {
+bilstm_vocabulary *bilstm_vocabulary_create(const uint16_t *units, const int64_t *offsets, const int32_t *ids,
+                                            int64_t count, const int32_t *missing) {
     try {
         auto made = std::make_unique<bilstm_vocabulary>();
-        made->missing = missing;
-        made->units.assign(units, units + offsets[count]);
-        made->slots.assign(slots_for(count), {0, 0, 0, 0});
+        std::copy_n(missing, 2, made->missing);
+        made->units.reserve(offsets[count] + 2 * count + 4);
+        made->slots.assign(slots_for(count), {0, 0, {0, 0}});
         const uint64_t mask = made->slots.size() - 1;
+        std::vector<uint32_t> begins;
         for (int64_t word = 0; word < count; ++word) {
-            const int64_t begin = offsets[word], length = offsets[word + 1] - begin;
-            if (length == 0) continue;
-            const uint64_t hash = hash_units(units + begin, length);
+            const int64_t length = offsets[word + 1] - offsets[word];
+            made->units.push_back(static_cast<uint16_t>(length & 0xFFFF));
+            made->units.push_back(static_cast<uint16_t>(length >> 16));
+            begins.push_back(static_cast<uint32_t>(made->units.size()));
+            made->units.insert(made->units.end(), units + offsets[word], units + offsets[word + 1]);
+        }
+        made->units.insert(made->units.end(), 4, 0);
+        for (int64_t word = 0; word < count; ++word) {
+            const int64_t length = offsets[word + 1] - offsets[word];
+            if (length == 0) continue;  // is no token
+            const uint64_t hash = hash_units(made->units.data() + begins[word], length);
             uint64_t at = hash & mask;
-            while (made->slots[at].length != 0) at = (at + 1) & mask;
-            made->slots[at] = {static_cast<uint32_t>(begin), static_cast<uint32_t>(length),
-                               static_cast<uint32_t>(hash >> 32), ids[word]};
+            while (made->slots[at].begin != 0) at = (at + 1) & mask;
+            made->slots[at] = {static_cast<uint32_t>(hash >> 32), begins[word], {ids[2 * word], ids[2 * word + 1]}};
         }
         return made.release();
     } catch (const std::bad_alloc &) {
@@ -214,26 +265,51 @@ bilstm_vocabulary *bilstm_vocabulary_create(const uint16_t *units, const int64_t
 
 void bilstm_vocabulary_free(bilstm_vocabulary *vocabulary) { delete vocabulary; }
 
-int bilstm_words_encode(const uint16_t *lower, const uint8_t *letters, const bilstm_vocabulary *const *vocabularies,
+namespace {
+
+struct Token {
+    const uint16_t *begin;
+    int64_t length;
+    uint64_t hash;
+};
+
+}  // namespace
+
+int bilstm_words_encode(const uint16_t *lower, const uint8_t *letters, const bilstm_vocabulary *vocabulary,
                         const uint16_t *units, const int64_t *offsets, int64_t n, int64_t *const *ids, int64_t *ends,
                         uint8_t *handled) {
     try {
         const Matcher matcher{letters};
+        const uint64_t mask = vocabulary->slots.size() - 1;
         std::vector<uint16_t> prepared;
+        std::vector<Token> tokens;
         int64_t count = 0;
         for (int64_t text = 0; text < n; ++text) {
-            handled[text] = prepare(lower, units + offsets[text], offsets[text + 1] - offsets[text], prepared);
-            const uint16_t *p = prepared.data(), *end = handled[text] ? p + prepared.size() - 2 : p;
+            const int64_t size = prepare(lower, units + offsets[text], offsets[text + 1] - offsets[text], prepared);
+            handled[text] = size >= 0;
+            const uint16_t *p = prepared.data(), *end = p + std::max<int64_t>(size, 0);
+            tokens.clear();
             while (p < end) {
                 const int64_t length = matcher.match(p);
                 if (length == 0) {
                     ++p;
                     continue;
                 }
-                ids[0][count] = vocabularies[0]->find(p, length);
-                if (vocabularies[1] != nullptr) ids[1][count] = vocabularies[1]->find(p, length);
-                ++count;
+                const uint64_t hash = hash_units(p, length);
+                BILSTM_PREFETCH(&vocabulary->slots[hash & mask]);
+                tokens.push_back({p, length, hash});
                 p += length;
+            }
+            // The tables are larger than the caches: what a word needs is asked for before it is read.
+            for (const Token &token : tokens) {
+                const bilstm_vocabulary::Slot &slot = vocabulary->slots[token.hash & mask];
+                BILSTM_PREFETCH(vocabulary->units.data() + slot.begin);
+            }
+            for (const Token &token : tokens) {
+                const int32_t *found = vocabulary->find(token.begin, token.length, token.hash);
+                ids[0][count] = found[0];
+                if (ids[1] != nullptr) ids[1][count] = found[1];
+                ++count;
             }
             ends[text] = count;
         }
@@ -245,10 +321,15 @@ int bilstm_words_encode(const uint16_t *lower, const uint8_t *letters, const bil
 
 // ---- n-grams ---------------------------------------------------------------------------------------------------------
 
+// A slot names a key by its number; the rest of the hash tells most others apart without a look at the keys.
 struct bilstm_ngrams {
     struct Slot {
-        int64_t key;  // -1: empty
-        int64_t index;
+        uint32_t tag, number;  // number: place among the keys + 1; 0: empty
+    };
+    struct Order {
+        std::vector<Slot> slots;
+        std::vector<int64_t> keys;
+        uint32_t start;  // its first feature
     };
     struct Model {
         int64_t outputs, features;
@@ -256,16 +337,17 @@ struct bilstm_ngrams {
         const double *intercepts, *inverse_frequency;
     };
     int64_t words = 0;
-    std::vector<std::vector<Slot>> orders;  // from pairs on
-    std::vector<int64_t> starts;            // first feature of each order from pairs on
+    std::vector<Order> orders;  // from pairs on
     std::vector<Model> models;
 
-    int64_t find(size_t order, int64_t key) const {
-        const std::vector<Slot> &slots = orders[order];
-        const uint64_t mask = slots.size() - 1;
-        for (uint64_t at = hash_key(key) & mask;; at = (at + 1) & mask) {
-            if (slots[at].key == key) return slots[at].index;
-            if (slots[at].key < 0) return -1;
+    static int64_t find(const Order &order, int64_t key, uint64_t hash) {
+        const uint64_t mask = order.slots.size() - 1;
+        for (uint64_t at = hash & mask;; at = (at + 1) & mask) {
+            const Slot &slot = order.slots[at];
+            if (slot.number == 0) return -1;
+            if (slot.tag == static_cast<uint32_t>(hash >> 32) && order.keys[slot.number - 1] == key) {
+                return slot.number - 1;
+            }
         }
     }
 };
@@ -276,15 +358,18 @@ bilstm_ngrams *bilstm_ngrams_create(int64_t words, int orders, const int64_t *co
         made->words = words;
         int64_t start = words;
         for (int order = 0; order < orders; ++order) {
-            std::vector<bilstm_ngrams::Slot> slots(slots_for(sizes[order]), {-1, -1});
-            const uint64_t mask = slots.size() - 1;
+            bilstm_ngrams::Order one;
+            one.slots.assign(slots_for(sizes[order]), {0, 0});
+            one.keys.assign(keys[order], keys[order] + sizes[order]);
+            one.start = static_cast<uint32_t>(start);
+            const uint64_t mask = one.slots.size() - 1;
             for (int64_t i = 0; i < sizes[order]; ++i) {
-                uint64_t at = hash_key(keys[order][i]) & mask;
-                while (slots[at].key >= 0) at = (at + 1) & mask;
-                slots[at] = {keys[order][i], i};
+                const uint64_t hash = hash_key(one.keys[i]);
+                uint64_t at = hash & mask;
+                while (one.slots[at].number != 0) at = (at + 1) & mask;
+                one.slots[at] = {static_cast<uint32_t>(hash >> 32), static_cast<uint32_t>(i + 1)};
             }
-            made->orders.push_back(std::move(slots));
-            made->starts.push_back(start);
+            made->orders.push_back(std::move(one));
             start += sizes[order];
         }
         return made.release();
@@ -305,61 +390,122 @@ int bilstm_ngrams_add(bilstm_ngrams *ngrams, int64_t outputs, int64_t features, 
 
 void bilstm_ngrams_free(bilstm_ngrams *ngrams) { delete ngrams; }
 
+namespace {
+
+// Sort by the lowest `bits` bits, eight at a time; a text has hundreds of n-grams, and comparing them is slower.
+void sort_features(std::vector<uint32_t> &features, std::vector<uint32_t> &room, int bits) {
+    constexpr size_t kFew = 48;
+    if (features.size() <= kFew) {
+        std::sort(features.begin(), features.end());
+        return;
+    }
+    room.resize(features.size());
+    for (int shift = 0; shift < bits; shift += 8) {
+        uint32_t starts[256] = {};
+        for (const uint32_t feature : features) ++starts[feature >> shift & 255];
+        uint32_t sum = 0;
+        for (uint32_t &start : starts) {
+            const uint32_t count = start;
+            start = sum;
+            sum += count;
+        }
+        for (const uint32_t feature : features) room[starts[feature >> shift & 255]++] = feature;
+        features.swap(room);
+    }
+}
+
+int bits_of(uint64_t largest) {
+    int bits = 0;
+    while (largest >> bits) ++bits;
+    return bits;
+}
+
+// What one text needs, kept from text to text.
+struct Work {
+    std::vector<uint32_t> found, room, features, counts;
+    std::vector<int64_t> before, keys;
+    std::vector<uint64_t> hashes;
+    std::vector<double> values;
+};
+
+// Gather the features of a text in ascending order, each with how often it occurs.
+void find_features(const bilstm_ngrams &ngrams, const int64_t *row, int64_t length, int bits, Work &work) {
+    work.found.clear();
+    work.before.assign(row, row + length);
+    work.keys.resize(length);
+    work.hashes.resize(length);
+    for (int64_t i = 0; i < length; ++i) {
+        if (row[i] >= 0) work.found.push_back(static_cast<uint32_t>(row[i]));
+    }
+    int64_t span = 0;
+    for (const bilstm_ngrams::Order &order : ngrams.orders) {
+        // before[i]: the n-gram one shorter that starts at i; an n-gram starts at i if that and its last word do
+        ++span;
+        const uint64_t mask = order.slots.size() - 1;
+        for (int64_t i = 0; i + span < length; ++i) {
+            const bool is_whole = work.before[i] >= 0 && row[i + span] >= 0;
+            work.keys[i] = is_whole ? work.before[i] * ngrams.words + row[i + span] : -1;
+            work.hashes[i] = hash_key(work.keys[i]);
+            if (is_whole) BILSTM_PREFETCH(&order.slots[work.hashes[i] & mask]);
+        }
+        for (int64_t i = 0; i + span < length; ++i) {
+            const int64_t index = work.keys[i] < 0 ? -1 : bilstm_ngrams::find(order, work.keys[i], work.hashes[i]);
+            work.before[i] = index;
+            if (index >= 0) work.found.push_back(order.start + static_cast<uint32_t>(index));
+        }
+    }
+    sort_features(work.found, work.room, bits);
+    work.features.clear();
+    work.counts.clear();
+    for (const uint32_t feature : work.found) {
+        if (!work.features.empty() && work.features.back() == feature) {
+            ++work.counts.back();
+        } else {
+            work.features.push_back(feature);
+            work.counts.push_back(1);
+        }
+    }
+}
+
+// Margins of one model, (outputs), `stride` apart.
+void add_up(const bilstm_ngrams::Model &model, const double *levels, Work &work, int64_t stride, double *margins) {
+    const auto &features = work.features;
+    const size_t used = std::lower_bound(features.begin(), features.end(), model.features) - features.begin();
+    work.values.assign(used, 1.0);
+    if (model.inverse_frequency != nullptr) {
+        double squares = 0.0;
+        for (size_t i = 0; i < used; ++i) {
+            work.values[i] = levels[work.counts[i]] * model.inverse_frequency[features[i]];
+            squares += work.values[i] * work.values[i];
+        }
+        const double norm = std::sqrt(squares);
+        for (size_t i = 0; i < used; ++i) work.values[i] /= norm;
+    }
+    for (int64_t output = 0; output < model.outputs; ++output) {
+        const float *weights = model.weights + output * model.features;
+        double sum = 0.0;
+        for (size_t i = 0; i < used; ++i) sum += work.values[i] * static_cast<double>(weights[features[i]]);
+        margins[output * stride] = sum + model.intercepts[output];
+    }
+}
+
+}  // namespace
+
 int bilstm_ngrams_margins(const bilstm_ngrams *ngrams, const int64_t *words, const int64_t *offsets, int64_t n,
                           const double *levels, int64_t level_count, double *margins) {
     try {
         const int64_t model_count = static_cast<int64_t>(ngrams->models.size());
-        std::vector<int64_t> found, features, counts, before;
-        std::vector<double> values;
+        uint64_t largest = static_cast<uint64_t>(ngrams->words);
+        if (!ngrams->orders.empty()) largest = ngrams->orders.back().start + ngrams->orders.back().keys.size();
+        Work work;
         for (int64_t text = 0; text < n; ++text) {
-            const int64_t *row = words + offsets[text];
-            const int64_t length = offsets[text + 1] - offsets[text];
-            found.clear();
-            before.assign(row, row + length);
-            for (int64_t i = 0; i < length; ++i) {
-                if (row[i] >= 0) found.push_back(row[i]);
-            }
-            for (size_t order = 0; order < ngrams->orders.size(); ++order) {
-                // before[i]: the n-gram one shorter that starts at i; an n-gram starts at i if that and its last word do
-                const int64_t span = static_cast<int64_t>(order) + 1;
-                for (int64_t i = 0; i + span < length; ++i) {
-                    const bool is_whole = before[i] >= 0 && row[i + span] >= 0;
-                    const int64_t index = is_whole ? ngrams->find(order, before[i] * ngrams->words + row[i + span]) : -1;
-                    before[i] = index;
-                    if (index >= 0) found.push_back(ngrams->starts[order] + index);
-                }
-            }
-            std::sort(found.begin(), found.end());
-            features.clear();
-            counts.clear();
-            for (const int64_t feature : found) {
-                if (!features.empty() && features.back() == feature) {
-                    if (++counts.back() >= level_count) return BILSTM_ERROR_ARGUMENT;
-                } else {
-                    features.push_back(feature);
-                    counts.push_back(1);
-                }
+            find_features(*ngrams, words + offsets[text], offsets[text + 1] - offsets[text], bits_of(largest), work);
+            for (const uint32_t count : work.counts) {
+                if (count >= level_count) return BILSTM_ERROR_ARGUMENT;
             }
             for (int64_t number = 0; number < model_count; ++number) {
                 const bilstm_ngrams::Model &model = ngrams->models[number];
-                const size_t used =
-                    std::lower_bound(features.begin(), features.end(), model.features) - features.begin();
-                values.assign(used, 1.0);
-                if (model.inverse_frequency != nullptr) {
-                    double squares = 0.0;
-                    for (size_t i = 0; i < used; ++i) {
-                        values[i] = levels[counts[i]] * model.inverse_frequency[features[i]];
-                        squares += values[i] * values[i];
-                    }
-                    const double norm = std::sqrt(squares);
-                    for (size_t i = 0; i < used; ++i) values[i] /= norm;
-                }
-                for (int64_t output = 0; output < model.outputs; ++output) {
-                    const float *weights = model.weights + output * model.features;
-                    double sum = 0.0;
-                    for (size_t i = 0; i < used; ++i) sum += values[i] * static_cast<double>(weights[features[i]]);
-                    margins[(text * model.outputs + output) * model_count + number] = sum + model.intercepts[output];
-                }
+                add_up(model, levels, work, model_count, margins + text * model.outputs * model_count + number);
             }
         }
         return BILSTM_OK;

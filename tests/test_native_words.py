@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import gzip
 import os
 import pickle
@@ -13,13 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bilstm.data.ngrams import NgramIndex
 from bilstm.data.ragged import Ragged
 from bilstm.data.tokenizers import WordTokenizer
 from bilstm.data.vocabulary import TextEncoder, Vocabulary
 from bilstm.engine import words as native
-from bilstm.errors import UsageError
+from bilstm.errors import ShapeError, UsageError
 from bilstm.runtime import ngram_linear, word_ids
+from bilstm.runtime.ngram_linear import LinearHead, NgramLinear
 from bilstm.runtime.word_ids import WordReader
+from bilstm.tasks.text_classification import JoinedLinear
 from made_models import joined_model, some_texts
 
 _MISSING = native.missing()
@@ -71,7 +75,7 @@ def test_made_up_texts(seed):
     assert_equal(reader_of(texts), texts)
     # most pieces that the library leaves to the reference are drawn seldom enough that it does read many texts
     plain = [text for text in texts if text.isascii() and "<" not in text and "&" not in text]
-    handled = native.encode_words(plain, reader_of(plain)._made()[:1])[2]
+    handled = native.encode_words(plain, reader_of(plain)._made())[2]
     assert handled.all()
     assert len(plain) > 100
 
@@ -153,6 +157,60 @@ def test_margins_have_the_same_bits(seed, monkeypatch):
     assert np.array_equal(linear.margins(spelled), reference)
 
 
+@pytest.mark.parametrize("words", [9, 3_000, 100_000])  # features of one, two and three bytes
+def test_long_texts_with_many_n_grams_have_the_same_bits(words, monkeypatch):
+    """Word pairs made up at random, half of them in the texts; hundreds of n-grams in a text, some many times."""
+    generator = np.random.default_rng(words)
+    texts = [generator.integers(-1, words, size) % generator.integers(2, words + 1) for size in (0, 1, 47, 300, 900)]
+    pairs = np.concatenate([text[:-1] * words + text[1:] for text in texts if len(text) > 1])
+    pairs = np.union1d(pairs[::2], generator.integers(0, words**2, 60))
+    index = NgramIndex.from_arrays([f"w{number}" for number in range(words)], [pairs])
+    features = words + len(pairs)
+    heads = tuple(
+        LinearHead(2, generator.normal(size=(3, features)).astype(np.float32), generator.normal(size=3), frequencies)
+        for frequencies in (None, generator.uniform(1, 9, features))
+    )
+    numbers = Ragged.of(texts)
+    monkeypatch.setattr(ngram_linear, "ROWS_WORTH_TABLES", 10**9)
+    reference = NgramLinear(index, heads).margins_of_numbers(numbers)
+    monkeypatch.setattr(ngram_linear, "ROWS_WORTH_TABLES", 0)
+    assert np.array_equal(NgramLinear(index, heads).margins_of_numbers(numbers), reference)
+
+
+def test_two_vocabularies_in_one_table():
+    """Words of both, of either and of neither; long words, and words that begin alike."""
+    words = ["a", "ab", "abc", "abcd", "abcde", "abcdefgh", "abcdefghi", "x" * 70_000, "x" * 70_001]
+    first, second = words[::2], words[1:6]
+    table = native.WordIds([(first, np.arange(5, 5 + len(first))), (second, np.arange(len(second)))], (0, -1))
+    texts = [*words, "b", "abcdefg", "x" * 69_999, "ab abc"]
+    ids, offsets, handled = native.encode_words(texts, table)
+    tokens = [word for text in texts for word in text.split()]
+    assert handled.all()
+    assert offsets.tolist() == [*range(len(texts)), len(texts) + 1]
+    assert ids[0].tolist() == [5 + first.index(word) if word in first else 0 for word in tokens]
+    assert ids[1].tolist() == [second.index(word) if word in second else -1 for word in tokens]
+    with pytest.raises(ShapeError, match="as many ids"):
+        native.WordIds([(first, np.arange(2))], (0,))
+    with pytest.raises(ShapeError, match="one or two vocabularies"):
+        native.WordIds([], ())
+
+
+def test_linear_models_of_weight_zero_are_left_out():
+    whole = joined_model(some_texts(300))
+    joined = whole.joined
+    texts = some_texts(50, seed=9)
+    for weights in ((0.0, 0.7), (0.7, 0.0)):
+        given = JoinedLinear(joined.linear, dataclasses.replace(joined.joining, linear=weights))
+        fewer = given.without_unused()
+        assert len(fewer.linear.heads) == len(fewer.joining.linear) == 1
+        assert fewer.linear.index.max_order == fewer.linear.heads[0].order
+        before, after = (dataclasses.replace(whole, joined=one).predict_proba(texts) for one in (given, fewer))
+        assert np.array_equal(before, after)
+    assert joined.without_unused() is joined
+    none = JoinedLinear(joined.linear, dataclasses.replace(joined.joining, linear=(0.0, 0.0)))
+    assert none.without_unused() is none
+
+
 def test_a_word_that_comes_very_often_is_left_to_the_reference(monkeypatch):
     monkeypatch.setattr(ngram_linear, "ROWS_WORTH_TABLES", 0)
     linear = joined_model().joined.linear
@@ -180,5 +238,5 @@ def test_reviews():
         texts = [row["review"] for row in csv.DictReader(file)][::8]
     reader = reader_of(texts)
     assert_equal(reader, texts)
-    handled = native.encode_words(texts, reader._tables[:1])[2]
+    handled = native.encode_words(texts, reader._tables)[2]
     assert handled.mean() > 0.9

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from functools import cache
 
 from bilstm.engine.library import KERNELS, PRECISIONS, library, status
 from bilstm.errors import UsageError
@@ -50,12 +52,18 @@ def choose_kernel(kernel: str = "auto", precision: str = "float32") -> str:
     """
     if kernel not in KERNELS:
         raise UsageError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}.")
-    loaded = library()
-    chosen = loaded.bilstm_choose_kernel(KERNELS[kernel], PRECISIONS[choose_precision(precision)])
-    if chosen < 0:
+    chosen = _chosen(library(), kernel, choose_precision(precision))
+    if chosen is None:
         reason = kernels()[kernel] or f"it does not compute in {choose_precision(precision)}"
         raise UsageError(f"Kernel {kernel} cannot run: {reason}.", "Use kernel auto or another precision.")
-    return loaded.bilstm_kernel_name(chosen).decode()
+    return chosen
+
+
+@cache  # asked at every call of the engine
+def _chosen(loaded: ctypes.CDLL, kernel: str, precision: str) -> str | None:
+    """Ask the library for the name of the kernel; None if it cannot run."""
+    chosen = loaded.bilstm_choose_kernel(KERNELS[kernel], PRECISIONS[precision])
+    return None if chosen < 0 else loaded.bilstm_kernel_name(chosen).decode()
 
 
 def describe(kernel: str = "auto", precision: str = "auto", threads: int | None = None) -> str:

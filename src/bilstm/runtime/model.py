@@ -23,6 +23,7 @@ __all__ = ["Model", "check_weights"]
 
 # Steps that are run at once: bounds the memory of a large batch, and is far above what a core needs to be busy.
 _BLOCK_STEPS = 65_536
+_OF_TRAINING = (description.WordDropout, description.Dropout)  # layers that do nothing here
 
 
 class Model:
@@ -129,6 +130,8 @@ class Model:
             If offsets or ids are out of range.
         """
         check_offsets(batch.offsets, len(batch.values))
+        if len(batch.values) <= _BLOCK_STEPS:
+            return self._run_block(batch)
         results = [self._run_block(block) for block in _blocks(batch)]
         parts = [part.values if isinstance(part, Ragged) else part for part in results]
         joined = np.concatenate(parts)
@@ -138,8 +141,8 @@ class Model:
         flow: Ragged | np.ndarray = batch
         known: dict[str, np.ndarray | None] = {}  # pooled values that a recurrent layer gave, while they hold
         for number, (layer, weights) in enumerate(zip(self.description, self._weights, strict=True)):
-            if isinstance(layer, description.WordDropout | description.Dropout):
-                continue  # these act in training only
+            if isinstance(layer, _OF_TRAINING):
+                continue
             if isinstance(layer, description.Linear):
                 mapped = steps.map_linear(flow.values if isinstance(flow, Ragged) else flow, layer, weights)
                 flow, known = flow.with_values(mapped) if isinstance(flow, Ragged) else mapped, {}

@@ -77,6 +77,12 @@ class NgramLinear:
         """Copy by what it was made of: tables of the library belong to one process."""
         return NgramLinear, (self.index, self.heads)
 
+    def taking(self, numbers: Sequence[int]) -> NgramLinear:
+        """Return the models of these numbers, in this order, over the n-grams that they read."""
+        heads = tuple(self.heads[number] for number in numbers)
+        words, keys = self.index.to_arrays(max(head.order for head in heads))
+        return NgramLinear(NgramIndex.from_arrays(words, keys), heads)
+
     @property
     def words(self) -> list[str]:
         """Single words of the index, in the order of their numbers."""

@@ -50,9 +50,8 @@ def check_ids(batch: Ragged, layer: description.Embedding) -> None:
     ids = batch.values
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise ShapeError(f"token ids must be integers of shape (steps,), got {ids.dtype} of shape {ids.shape}.")
-    wrong = np.flatnonzero((ids < 0) | (ids >= layer.vocabulary_size))
-    if len(wrong):
-        step = int(wrong[0])
+    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= layer.vocabulary_size):
+        step = int(np.flatnonzero((ids < 0) | (ids >= layer.vocabulary_size))[0])
         row = int(np.searchsorted(batch.offsets, step, side="right")) - 1
         place = f"sequence {row}, step {step - int(batch.offsets[row])}"
         raise ShapeError(f"token ids must be 0 to {layer.vocabulary_size - 1}, found {ids[step]} in {place}.")

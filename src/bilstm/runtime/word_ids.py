@@ -41,7 +41,7 @@ class WordReader:
         self._words = ngram_words
         self._number_of: dict[str, int] | None = None
         self._texts_read = 0
-        self._tables: list[Any] | None = None
+        self._tables: native.WordIds | None = None
         self.is_possible = encoder.tokenizer == WordTokenizer(True) and native.missing() is None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -70,15 +70,17 @@ class WordReader:
         parts = [
             self._read_natively(texts[start : start + _CHUNK_TEXTS]) for start in range(0, len(texts), _CHUNK_TEXTS)
         ]
+        if len(parts) == 1:
+            return parts[0]
         ids = _joined([part[0] for part in parts])
         return ids, None if self._words is None else _joined([part[1] for part in parts])
 
-    def _made(self) -> list[Any]:
+    def _made(self) -> native.WordIds:
         tokens = self._encoder.vocabulary.tokens
-        made = [native.WordIds(tokens[1:], np.arange(1, len(tokens)), UNKNOWN_ID)]
+        vocabularies = [(tokens[1:], np.arange(1, len(tokens)))]
         if self._words is not None:
-            made.append(native.WordIds(self._words, np.arange(len(self._words)), -1))
-        return made
+            vocabularies.append((self._words, np.arange(len(self._words))))
+        return native.WordIds(vocabularies, (UNKNOWN_ID, -1)[: len(vocabularies)])
 
     def _reference_words(self, texts: Sequence[str]) -> Ragged | None:
         if self._words is None:
@@ -90,11 +92,10 @@ class WordReader:
 
     def _read_natively(self, texts: Sequence[str]) -> tuple[Ragged, Any]:
         assert self._tables is not None
-        found, ends, handled = native.encode_words(texts, self._tables)
-        offsets = np.concatenate([[0], ends])
+        found, offsets, handled = native.encode_words(texts, self._tables)
         batches = [Ragged(ids, offsets) for ids in found]
-        left_out = np.flatnonzero(~handled)
-        if len(left_out):
+        if not handled.all():
+            left_out = np.flatnonzero(~handled)
             rest = [texts[row] for row in left_out.tolist()]
             batches[0] = _filled(batches[0], left_out, self._encoder.encode(rest))
             if len(batches) > 1:
@@ -116,8 +117,6 @@ class WordReader:
 
 
 def _joined(parts: list[Ragged]) -> Ragged:
-    if len(parts) == 1:
-        return parts[0]
     lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(part.lengths for part in parts)])
     values = np.concatenate([np.zeros(0, dtype=np.int64), *(part.values for part in parts)])
     return Ragged(values, np.concatenate([[0], np.cumsum(lengths)]))

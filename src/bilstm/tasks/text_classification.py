@@ -213,6 +213,14 @@ class JoinedLinear:
         """Return joined logits, shape (rows, outputs), float64."""
         return self.joining.join(network_logits, self.linear.margins(token_lists))
 
+    def without_unused(self) -> JoinedLinear:
+        """Leave out linear models whose weight is 0: the answers stay as they are, and come sooner."""
+        used = [number for number, weight in enumerate(self.joining.linear) if weight != 0]
+        if not used or len(used) == len(self.joining.linear):
+            return self
+        weights = tuple(self.joining.linear[number] for number in used)
+        return JoinedLinear(self.linear.taking(used), dataclasses.replace(self.joining, linear=weights))
+
     @classmethod
     def from_folder(
         cls, config: Any, arrays: dict[str, np.ndarray], files: dict[str, bytes], outputs: int
@@ -239,7 +247,7 @@ class JoinedLinear:
             raise ModelFolderError("config.json: joined must have one weight for each linear model.")
         weights = tuple(float(weight) for weight in config["linear"])
         joining = Joining(float(config["network"]), weights, float(config["shift"]), float(config["loss"]))
-        return cls(linear, joining)
+        return cls(linear, joining).without_unused()
 
 
 def _listed(value: Any) -> list[Any]:
@@ -313,6 +321,8 @@ class TextModel:
 
         Batches of similar length are formed here.
         """
+        if len(ids) == 1:
+            return np.asarray(self.model.run(ids))
         outputs = np.zeros((len(ids), output_count(self.labels)), dtype=np.float32)
         for rows in ordered_batches(ids.lengths, max_rows=BATCH_ROWS, max_steps=BATCH_STEPS):
             outputs[rows] = np.asarray(self.model.run(ids.select(rows)))
@@ -325,7 +335,10 @@ class TextModel:
             return logits[:, 0].astype(np.float64) * self.scale + self.shift
         if kind == "binary":
             positive = apply_temperature(logits[:, 0], self.temperature)
-            return np.stack([1.0 - positive, positive], axis=1)
+            probabilities = np.empty((len(positive), 2))
+            np.subtract(1.0, positive, out=probabilities[:, 0])
+            probabilities[:, 1] = positive
+            return probabilities
         return apply_temperature(logits, self.temperature, multilabel=kind == "multilabel")
 
     @property

@@ -291,7 +291,7 @@ def _join(
     alone = temperature.loss_after
     if joining.network <= 0 or not any(joining.linear) or joining.loss > alone * (1 - MIN_JOIN_GAIN):
         return network_logits, "The n-gram model was not joined: the development part gains nothing by it."
-    model.joined, model.temperature = JoinedLinear(found, joining), 1.0
+    model.joined, model.temperature = JoinedLinear(found, joining).without_unused(), 1.0
     note = (
         f"The n-gram model was joined to the network's output: development log loss {alone:.4f} -> {joining.loss:.4f}."
     )
