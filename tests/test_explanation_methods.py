@@ -7,12 +7,20 @@ from bilstm import description as d
 from bilstm.data.ragged import Ragged
 from bilstm.data.tokenizers import WordTokenizer
 from bilstm.errors import UsageError
-from bilstm.explanation import explain, occlusion
+from bilstm.explanation import explain, gradients, occlusion
 from bilstm.explanation.decomposition import decompose
 from bilstm.explanation.explaining import subject_of
-from bilstm.explanation.gradients import GAP_SHARE, GAP_SMALL, gradient_times_input, integrated_gradients
+from bilstm.explanation.gradients import (
+    GAP_SHARE,
+    GAP_SMALL,
+    gradient_times_input,
+    integrated_gradients,
+    quick_gradients,
+    run_path,
+)
 from bilstm.explanation.linear_part import margins_without, occurrences_of, phrase_values, word_shares
 from bilstm.explanation.network import Network
+from bilstm.explanation.pooled_pass import PooledTrace
 from bilstm.explanation.relevance import relevance
 from explained_models import linear_models, some_texts, text_model
 
@@ -81,6 +89,50 @@ def test_gradients_are_those_of_torch(backend, cell, merge, kinds, convolution):
     np.testing.assert_allclose(network.run(batch), logits.detach().numpy(), atol=2e-6)
     # sums of some hundred float32 products: 1e-6 of values near 1
     np.testing.assert_allclose(network.gradient(trace, contrasts), values.grad.numpy(), atol=5e-6)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("kinds", [("max", "mean"), ("last",), ("mean", "last", "max"), ("max",)])
+def test_pass_of_the_default_network_is_that_of_all_networks(cell, kinds):
+    """One layer that is pooled goes through the engine at once; layer by layer in numpy gives the same."""
+    if not engine_is_there():
+        pytest.skip("the engine is not there")
+    layers = stack(cell, kinds=kinds, dense="tanh")
+    plain, weights = network_of(layers, backend="numpy")
+    quick = Network.behind_embedding(layers, weights, backend="engine", threads=1)
+    batch, random = batch_of(6), np.random.default_rng(2)
+    trace, reference = quick.trace(batch, for_gradients=True), plain.trace(batch, for_gradients=True)
+    assert isinstance(trace, PooledTrace)
+    assert not isinstance(reference, PooledTrace)
+    np.testing.assert_array_equal(trace.outputs, quick.run(batch))  # to the last bit what predicts
+    np.testing.assert_allclose(trace.outputs, reference.outputs, atol=2e-6)
+    for _ in range(2):  # more than one way back
+        wanted = random.normal(size=trace.outputs.shape)
+        np.testing.assert_allclose(quick.gradient(trace, wanted), plain.gradient(reference, wanted), atol=5e-6)
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+@pytest.mark.parametrize("kinds", [("max", "mean"), ("attention",)])
+def test_quick_gradients_are_the_rule_of_lobatto(backend, kinds, monkeypatch):
+    """Four gradients at the places and with the weights of Abramowitz and Stegun's table 25.6, from single passes."""
+    layers = stack("lstm", kinds=kinds)
+    network, _ = network_of(layers, backend=backend)
+    batch, baseline = batch_of(6), np.full(6, 0.2, np.float32)
+    contrasts = np.random.default_rng(5).normal(size=(len(batch), 3))
+    wanted = np.zeros(len(batch.values))
+    for place, weight in ((0.0, 1 / 12), (0.2763932, 5 / 12), (0.7236068, 5 / 12), (1.0, 1 / 12)):
+        at = batch.with_values((baseline + place * (batch.values - baseline)).astype(np.float32))
+        found = network.gradient(network.trace(at, for_gradients=True), contrasts)
+        wanted += weight * (found * (batch.values - baseline)).sum(axis=1)
+    quick = quick_gradients(network, batch, baseline, contrasts)
+    np.testing.assert_allclose(quick.values, wanted, atol=2e-6)
+    path = run_path(network, batch, baseline)
+    np.testing.assert_allclose(path.logits, network.run(batch), atol=0 if network.backend == "engine" else 2e-6)
+    monkeypatch.setattr(gradients, "BLOCK_STEPS", 8)  # too little for the path at once
+    assert run_path(network, batch, baseline) is None
+    in_parts = quick_gradients(network, batch, baseline, contrasts)
+    for one, other in zip(quick, in_parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

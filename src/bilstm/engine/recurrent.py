@@ -102,6 +102,7 @@ class Result:
         d_max: np.ndarray | None = None,
         d_mean: np.ndarray | None = None,
         embedding: Literal["dense", "unique"] | None = None,
+        weights: bool = True,
     ) -> Gradients:
         """Run the backward pass; may be called more than once.
 
@@ -111,6 +112,8 @@ class Result:
             Gradient of the loss by each result, of that result's shape; missing ones count as zero.
         embedding : {"dense", "unique"}, optional
             With token input: also the gradient of the embedding, whole or for the tokens present only.
+        weights : bool, default=True
+            Give the gradient of the weights, which is half of the work; else `Gradients.weights` is empty.
 
         Raises
         ------
@@ -122,7 +125,7 @@ class Result:
         if self._pass is None:
             raise UsageError("This result keeps nothing for a backward pass.", "Call the layer with save=True.")
         given = {"d_outputs": d_outputs, "d_h_n": d_h_n, "d_c_n": d_c_n, "d_max": d_max, "d_mean": d_mean}
-        return self._pass.backward(given, embedding)
+        return self._pass.backward(given, embedding, weights)
 
 
 @dataclass
@@ -130,7 +133,8 @@ class Gradients:
     """What a backward pass gives: the gradient of every input, each of its shape.
 
     `values` has one row per step (of the gathered rows, with token input); `weights` one entry per direction, biases
-    included even where none were given. `unique_ids` and `unique_rows` name the tokens present, ascending.
+    included even where none were given, or none at all if not asked for. `unique_ids` and `unique_rows` name the tokens
+    present, ascending.
     """
 
     values: np.ndarray
@@ -302,7 +306,7 @@ class _Pass:
         self.context.forward(self.call)
         return result
 
-    def backward(self, given: dict[str, np.ndarray | None], embedding: str | None) -> Gradients:
+    def backward(self, given: dict[str, np.ndarray | None], embedding: str | None, weights: bool) -> Gradients:
         """Run the backward call for these gradients of the results."""
         shapes = {
             "d_outputs": (self.call.total_steps, self.pooled_shape()[1]),
@@ -320,21 +324,26 @@ class _Pass:
         with self.lock:
             for name, array in given.items():
                 self.point(name, None if array is None else _array(array, name, self.dtype, shapes[name]))
-            return self._backward(embedding)
+            return self._backward(embedding, weights)
 
-    def _backward(self, embedding: str | None) -> Gradients:
+    def _weight_gradients(self, wanted: bool) -> list[DirectionWeights]:
+        """Make the arrays that the call writes the gradients of the weights to."""
         rows, size = GATES[self.cell] * self.call.hidden_size, self.call.input_size
-        weights = []
+        shapes = {"d_w_ih": (rows, size), "d_w_hh": (rows, self.call.hidden_size), "d_b_ih": (rows,), "d_b_hh": (rows,)}
+        found = []
         for direction in range(self.call.directions):
-            arrays = [
-                np.empty(shape, self.dtype) for shape in ((rows, size), (rows, self.call.hidden_size), rows, rows)
-            ]
-            for name, array in zip(("d_w_ih", "d_w_hh", "d_b_ih", "d_b_hh"), arrays, strict=True):
+            arrays = {name: np.empty(shape, self.dtype) if wanted else None for name, shape in shapes.items()}
+            for name, array in arrays.items():
                 self.point(name, array, direction)
-            weights.append(DirectionWeights(*arrays))
+            if wanted:
+                found.append(DirectionWeights(*arrays.values()))  # type: ignore[arg-type]
+        return found
+
+    def _backward(self, embedding: str | None, weights: bool) -> Gradients:
+        size = self.call.input_size
         gradients = Gradients(
             values=self.result("d_values", (self.call.total_steps, size)),
-            weights=weights,
+            weights=self._weight_gradients(weights),
             h_0=self.result("d_h_0", self.state_shape()),
             c_0=self.result("d_c_0", self.state_shape()) if self.cell == "lstm" else None,
         )

@@ -15,7 +15,7 @@ import numpy as np
 from bilstm.data.ragged import Ragged
 from bilstm.errors import UsageError
 from bilstm.explanation.explanation import Explanation, Explanations, Phrase
-from bilstm.explanation.methods import BATCH_STEPS, BATCH_TEXTS, Attributed, default_method, method_named
+from bilstm.explanation.methods import BATCH_STEPS, BATCH_TEXTS, Attributed, default_method, method_named, start
 from bilstm.explanation.subject import TextSubject
 from bilstm.explanation.words import TextWords
 
@@ -121,11 +121,11 @@ def explain_many(
             words.append(found)
             steps += len(found.ids)
         vectors = subject.vectors(words)
-        network = subject.network.run(vectors)
-        logits = subject.joined(network, [one.keys for one in words])
+        begun = start(subject, chosen, vectors)
+        logits = subject.joined(begun.logits, [one.keys for one in words])
         targets = subject.chosen_targets(logits, target)
         contrasts = subject.contrasts()[targets]
-        attributed = chosen.attribute(subject, words, vectors, contrasts, network)
+        attributed = chosen.attribute(subject, words, vectors, contrasts, begun)
         milliseconds = (time.perf_counter() - started) / len(words) * 1e3
         for row, one in enumerate(words):
             tree = _tree(subject, one, contrasts[row]) if phrases else ()

@@ -1,25 +1,51 @@
 """Integrated gradients, and gradient times input to compare with.
 
 Sources: Sundararajan, Taly and Yan 2017 (ICML, arXiv 1703.01365), equation 1; the integral by Gauss and Legendre's
-rule, as Captum's "gausslegendre". Gradient times input: Shrikumar et al. 2016 (arXiv 1605.01713), here times the
-difference from the baseline, which is the same rule with a single gradient at the text itself. Imports numpy.
+rule, as Captum's "gausslegendre", or quickly by Lobatto's (`QUICK_RULE`). Gradient times input: Shrikumar et al. 2016
+(arXiv 1605.01713), here times the difference from the baseline, which is the same rule with a single gradient at the
+text itself. Imports numpy.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bilstm.data.ragged import Ragged
 from bilstm.explanation.network import Network
 
-__all__ = ["GAP_SHARE", "GAP_SMALL", "StepAttribution", "gradient_times_input", "integrated_gradients"]
+__all__ = [
+    "GAP_SHARE",
+    "GAP_SMALL",
+    "QUICK_RULE",
+    "Path",
+    "StepAttribution",
+    "gradient_times_input",
+    "integrated_gradients",
+    "quick_gradients",
+    "run_path",
+]
 
 GAP_SHARE = 0.01  # of the difference that is explained
 GAP_SMALL = 0.01  # in the unit of the score; a gap below is small beside any decision
 FEWEST_POINTS, MOST_POINTS = 4, 256
 BLOCK_STEPS = 32_768
+
+
+class Rule(NamedTuple):
+    """A rule for an integral over 0 to 1: places and weights, each of shape (points,), float64."""
+
+    places: np.ndarray
+    weights: np.ndarray
+
+
+# Lobatto's rule with 4 points (Abramowitz and Stegun 25.4.32), exact for polynomials of degree 5 as Legendre's with 3.
+# Its ends are the baseline and the text itself, whose scores are wanted anyway.
+QUICK_RULE = Rule(
+    np.array([0.0, (1 - np.sqrt(1 / 5)) / 2, (1 + np.sqrt(1 / 5)) / 2, 1.0]), np.array([1.0, 5.0, 5.0, 1.0]) / 12
+)
 
 
 class StepAttribution(NamedTuple):
@@ -82,12 +108,96 @@ def integrated_gradients(
     bound = np.maximum(GAP_SHARE * gap, GAP_SMALL)
     open_rows, count = np.flatnonzero(batch.lengths), points or FEWEST_POINTS
     while len(open_rows):
-        _integrate(network, batch, base, contrasts, open_rows, count, values)
+        _integrate(network, batch, base, contrasts, open_rows, legendre(count), values)
         gap = np.abs(_sums(values, batch.offsets) - (score - baseline_score))
         open_rows = open_rows[gap[open_rows] > bound[open_rows]]
         count *= 2
         if points is not None or count > MOST_POINTS:
             break
+    return StepAttribution(values, score, baseline_score, gap)
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """Texts, their baseline, and the points between them that `QUICK_RULE` needs, run at once.
+
+    Parameters
+    ----------
+    network : Network
+    batch : Ragged of vectors (steps, size), float32
+        The texts.
+    difference : ndarray of shape (steps, size), float32
+        Of the texts from the baseline.
+    trace : Trace
+        Of all texts at the first point, then all at the second, and so on.
+    outputs : ndarray of shape (points, rows, outputs)
+        Logits there.
+    """
+
+    network: Network
+    batch: Ragged
+    difference: np.ndarray
+    trace: Any
+    outputs: np.ndarray
+
+    @property
+    def logits(self) -> np.ndarray:
+        """What `Network.run` gives for the texts; in the engine with the same bits."""
+        return self.outputs[-1]
+
+    def attribute(self, contrasts: np.ndarray) -> StepAttribution:
+        """Explain one contrast of the logits a text, as `quick_gradients`; may be called more than once."""
+        points = len(self.outputs)
+        found = self.network.gradient(self.trace, np.tile(contrasts, (points, 1)))
+        by_point = np.einsum("psf,sf->ps", found.reshape(points, *self.difference.shape), self.difference)
+        values = QUICK_RULE.weights @ by_point
+        scores = [_scores(self.network, self.outputs[at], contrasts, self.batch.offsets) for at in (-1, 0)]
+        return StepAttribution(values, *scores, np.abs(_sums(values, self.batch.offsets) - (scores[0] - scores[1])))
+
+
+def run_path(network: Network, batch: Ragged, baseline: np.ndarray) -> Path | None:
+    """Run texts along their paths; None for what would take too much memory at once.
+
+    Parameters
+    ----------
+    network : Network
+    batch : Ragged of vectors (steps, size), float32
+    baseline : ndarray of shape (size,) or (steps, size), float32
+    """
+    points, steps = len(QUICK_RULE.places), len(batch.values)
+    if points * steps > BLOCK_STEPS:
+        return None
+    path = np.empty((points, *batch.values.shape), dtype=np.float32)
+    path[0], path[-1] = baseline, batch.values
+    difference = path[-1] - path[0]
+    for at in range(1, points - 1):
+        np.multiply(difference, np.float32(QUICK_RULE.places[at]), out=path[at])
+        path[at] += path[0]
+    starts = np.arange(points)[:, None] * steps + batch.offsets[:-1]
+    flat = Ragged(path.reshape(points * steps, batch.values.shape[1]), np.append(starts, points * steps))
+    trace = network.trace(flat, for_gradients=True)
+    rows, outputs = trace.outputs.shape
+    return Path(network, batch, difference, trace, trace.outputs.reshape(points, rows // points, outputs))
+
+
+def quick_gradients(
+    network: Network,
+    batch: Ragged,
+    baseline: np.ndarray,
+    contrasts: np.ndarray,
+    *,
+    logits: np.ndarray | None = None,
+) -> StepAttribution:
+    """Integrate the gradient by `QUICK_RULE`: a small fixed price, and the gap is given; as `integrated_gradients`."""
+    if (path := run_path(network, batch, baseline)) is not None:
+        return path.attribute(contrasts)
+    base = np.broadcast_to(baseline, batch.values.shape)
+    score = _scores(network, network.run(batch) if logits is None else logits, contrasts, batch.offsets)
+    empty = network.run(batch.with_values(np.ascontiguousarray(base)))
+    baseline_score = _scores(network, empty, contrasts, batch.offsets)
+    values = np.zeros(len(batch.values))
+    _integrate(network, batch, base, contrasts, np.flatnonzero(batch.lengths), QUICK_RULE, values)
+    gap = np.abs(_sums(values, batch.offsets) - (score - baseline_score))
     return StepAttribution(values, score, baseline_score, gap)
 
 
@@ -110,19 +220,24 @@ def gradient_times_input(
     return StepAttribution(values, score, baseline_score, gap)
 
 
+def legendre(points: int) -> Rule:
+    """Return Gauss and Legendre's rule."""
+    places, weights = np.polynomial.legendre.leggauss(points)
+    return Rule((places + 1) / 2, weights / 2)
+
+
 def _integrate(
     network: Network,
     batch: Ragged,
     base: np.ndarray,
     contrasts: np.ndarray,
     rows: np.ndarray,
-    points: int,
+    rule: Rule,
     values: np.ndarray,
 ) -> None:
     """Write the attributions of some texts, some texts and all points of the path at once."""
-    places, weights = np.polynomial.legendre.leggauss(points)
-    places, weights = (places + 1) / 2, weights / 2
-    lengths = batch.lengths
+    places, weights = rule
+    points, lengths = len(places), batch.lengths
     block = np.cumsum(lengths[rows] * points) // BLOCK_STEPS
     for number in np.unique(block):
         here = rows[block == number]

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from bilstm.data.ragged import Ragged
 from bilstm.errors import UsageError
 from bilstm.explanation.decomposition import phrase_logits
-from bilstm.explanation.gradients import StepAttribution, gradient_times_input, integrated_gradients
+from bilstm.explanation.gradients import (
+    Path,
+    StepAttribution,
+    gradient_times_input,
+    integrated_gradients,
+    quick_gradients,
+    run_path,
+)
 from bilstm.explanation.linear_part import margins_without, occurrences_of, phrase_values
 from bilstm.explanation.network import attention_of
 from bilstm.explanation.occlusion import AGREEMENT, NEAR_AGREEMENT, can_reuse_states, logits_without
@@ -27,19 +35,19 @@ __all__ = [
     "BATCH_TEXTS",
     "DEFAULT",
     "METHODS",
-    "QUICK_POINTS",
     "Attributed",
     "Method",
+    "Start",
     "attribute_all",
     "default_method",
     "method_named",
     "scores_without",
+    "start",
 ]
 
 BATCH_TEXTS, BATCH_STEPS = 32, 16_384  # explained at once: little memory, and long enough for the cores to be busy
 
 # Measured (docs/explanations.md): as faithful as with as many points as completeness asks for, at a fixed small price.
-QUICK_POINTS = 3
 DEFAULT = "quick-gradients"
 
 
@@ -62,9 +70,24 @@ class Attributed:
     is_weights: bool = False
 
 
-# subject, words of the texts, their vectors, contrasts (texts, targets, outputs), logits of the network (texts,
-# outputs) -> one entry a text
-Attribute = Callable[[TextSubject, Sequence[TextWords], Ragged, np.ndarray, np.ndarray], list[Attributed]]
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What is run before it is known what to explain.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (texts, outputs)
+        Of the network.
+    path : Path or None
+        Of the texts, for a method that goes along it.
+    """
+
+    logits: np.ndarray
+    path: Path | None = None
+
+
+# subject, words of the texts, their vectors, contrasts (texts, targets, outputs), start -> one entry a text
+Attribute = Callable[[TextSubject, Sequence[TextWords], Ragged, np.ndarray, Start], list[Attributed]]
 
 
 @dataclass(frozen=True)
@@ -77,11 +100,20 @@ class Method:
     baseline : str
         In words, what the text is compared with.
     attribute : function
+    takes_path : bool
+        The path of the texts from their baseline is run first.
     """
 
     name: str
     baseline: str
     attribute: Attribute
+    takes_path: bool = False
+
+
+def start(subject: TextSubject, method: Method, vectors: Ragged) -> Start:
+    """Run what a method needs first, and with it the logits of the network."""
+    path = run_path(subject.network, vectors, subject.baseline) if method.takes_path else None
+    return Start(subject.network.run(vectors) if path is None else path.logits, path)
 
 
 # ---- methods that take the network's score apart step by step ----
@@ -91,32 +123,59 @@ def _by_steps(run: Callable[[TextSubject, Ragged, np.ndarray, np.ndarray], StepA
     """Make a method of a function that explains one contrast of logits a text."""
 
     def attribute(
-        subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, logits: np.ndarray
+        subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, begun: Start
     ) -> list[Attributed]:
         texts, targets, _ = contrasts.shape
         repeated = vectors.select(np.repeat(np.arange(texts), targets)) if targets > 1 else vectors
         flat = contrasts.reshape(texts * targets, -1)
-        found = run(subject, repeated, flat * subject.network_weight, np.repeat(logits, targets, axis=0))
-        constant = flat @ subject.constant() + subject.score_constant()
-        result = []
-        for row, one in enumerate(words):
-            rows = slice(row * targets, (row + 1) * targets)
-            first, last = repeated.offsets[row * targets], repeated.offsets[(row + 1) * targets]
-            steps = found.values[first:last].reshape(targets, -1)
-            values = np.stack([np.bincount(one.word_of_step, part, minlength=len(one)) for part in steps], axis=1)
-            values = values + subject.word_shares(one) @ contrasts[row].T
-            result.append(Attributed(values, found.baseline_score[rows] + constant[rows], float(found.gap[rows].max())))
-        return result
+        found = run(subject, repeated, flat * subject.network_weight, np.repeat(begun.logits, targets, axis=0))
+        return _of_words(subject, words, repeated.offsets, contrasts, found)
 
     return attribute
+
+
+def _of_words(
+    subject: TextSubject,
+    words: Sequence[TextWords],
+    offsets: np.ndarray,
+    contrasts: np.ndarray,
+    found: StepAttribution,
+) -> list[Attributed]:
+    """Add up steps by word, and add the linear part; `found` holds the targets of each text one after another."""
+    targets = contrasts.shape[1]
+    constant = (contrasts @ subject.constant() + subject.score_constant()).reshape(-1)
+    result = []
+    for row, one in enumerate(words):
+        rows = slice(row * targets, (row + 1) * targets)
+        steps = found.values[offsets[row * targets] : offsets[(row + 1) * targets]].reshape(targets, -1)
+        values = np.stack([np.bincount(one.word_of_step, part, minlength=len(one)) for part in steps], axis=1)
+        values = values + subject.word_shares(one) @ contrasts[row].T
+        result.append(Attributed(values, found.baseline_score[rows] + constant[rows], float(found.gap[rows].max())))
+    return result
 
 
 def _integrated(subject: TextSubject, batch: Ragged, contrasts: np.ndarray, logits: np.ndarray) -> StepAttribution:
     return integrated_gradients(subject.network, batch, subject.baseline, contrasts, logits=logits)
 
 
-def _quick(subject: TextSubject, batch: Ragged, contrasts: np.ndarray, logits: np.ndarray) -> StepAttribution:
-    return integrated_gradients(subject.network, batch, subject.baseline, contrasts, points=QUICK_POINTS, logits=logits)
+def _quick(
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, begun: Start
+) -> list[Attributed]:
+    """Run the path once and go back once a target."""
+    targets, found = contrasts.shape[1], []
+    for target in range(targets):
+        wanted = contrasts[:, target] * subject.network_weight
+        if begun.path is not None:
+            found.append(begun.path.attribute(wanted))
+        else:
+            found.append(quick_gradients(subject.network, vectors, subject.baseline, wanted, logits=begun.logits))
+    if targets == 1:
+        return _of_words(subject, words, vectors.offsets, contrasts, found[0])
+    places = [slice(*pair) for pair in pairwise(vectors.offsets)]
+    values = np.concatenate([one.values[place] for place in places for one in found])
+    offsets = np.concatenate([[0], np.cumsum(np.repeat(vectors.lengths, targets))])
+    rest = [np.stack(parts, axis=1).reshape(-1) for parts in list(zip(*found, strict=True))[1:]]
+    return _of_words(subject, words, offsets, contrasts, StepAttribution(values, *rest))
 
 
 def _gradient(subject: TextSubject, batch: Ragged, contrasts: np.ndarray, logits: np.ndarray) -> StepAttribution:
@@ -179,26 +238,28 @@ def scores_without(
 
 
 def _occlusion(
-    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, logits: np.ndarray
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, begun: Start
 ) -> list[Attributed]:
-    found = scores_without(subject, words, vectors, contrasts, [_single_words(one) for one in words], logits)
+    found = scores_without(subject, words, vectors, contrasts, [_single_words(one) for one in words], begun.logits)
     return [Attributed(whole - without) for whole, without in found]
 
 
 def _near_occlusion(
-    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, logits: np.ndarray
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, begun: Start
 ) -> list[Attributed]:
     if not can_reuse_states(subject.network):
         raise UsageError(
             "near-occlusion is for one recurrent layer with pooling by last, max or mean.", "Choose occlusion."
         )
     cuts = [_single_words(one) for one in words]
-    found = scores_without(subject, words, vectors, contrasts, cuts, logits, agreement=NEAR_AGREEMENT, precision="auto")
+    found = scores_without(
+        subject, words, vectors, contrasts, cuts, begun.logits, agreement=NEAR_AGREEMENT, precision="auto"
+    )
     return [Attributed(whole - without) for whole, without in found]
 
 
 def _decomposition(
-    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, logits: np.ndarray
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, begun: Start
 ) -> list[Attributed]:
     steps = [np.searchsorted(one.word_of_step, _single_words(one)).reshape(-1, 2) for one in words]
     rows = np.repeat(np.arange(len(words)), [len(one) for one in words])
@@ -218,7 +279,7 @@ def _decomposition(
 
 
 def _attention(
-    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, logits: np.ndarray
+    subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, begun: Start
 ) -> list[Attributed]:
     trace = subject.network.trace(vectors)
     pooling = [one for one in trace.layers if "attention_weight" in one.weights]
@@ -243,7 +304,7 @@ _UNKNOWN = "a text of as many unknown words, and no n-gram"
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("quick-gradients", _UNKNOWN, _by_steps(_quick)),
+        Method("quick-gradients", _UNKNOWN, _quick, takes_path=True),
         Method("occlusion", "the same text without the word", _occlusion),
         Method("near-occlusion", "the same text without the word, nearly", _near_occlusion),
         Method("integrated-gradients", _UNKNOWN, _by_steps(_integrated)),
@@ -263,7 +324,7 @@ def attribute_all(subject: TextSubject, words: Sequence[TextWords], targets: np.
     targets : ndarray of shape (texts, targets), int
     name : str
     """
-    attribute, contrasts, found = method_named(name).attribute, subject.contrasts()[targets], []
+    method, contrasts, found = method_named(name), subject.contrasts()[targets], []
     first = 0
     while first < len(words):
         last, steps = first + 1, len(words[first].ids)
@@ -271,8 +332,8 @@ def attribute_all(subject: TextSubject, words: Sequence[TextWords], targets: np.
             steps += len(words[last].ids)
             last += 1
         vectors = subject.vectors(words[first:last])
-        logits = subject.network.run(vectors)
-        found += attribute(subject, words[first:last], vectors, contrasts[first:last], logits)
+        begun = start(subject, method, vectors)
+        found += method.attribute(subject, words[first:last], vectors, contrasts[first:last], begun)
         first = last
     return found
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from bilstm import description, engine
 from bilstm.data.ragged import Ragged
 from bilstm.engine.library import Context
 from bilstm.errors import ShapeError, UsageError
+from bilstm.explanation.pooled_pass import PooledTrace, pools_one_layer, slope, trace_pooled
 from bilstm.explanation.recurrent_trace import Clock, Direction, Gates, directions_of, gates_of, step_gradients
 from bilstm.runtime import steps
 from bilstm.runtime.model import Model
@@ -156,8 +157,20 @@ class Network:
         result = self._model.run(batch)
         return result.values if isinstance(result, Ragged) else result
 
-    def trace(self, batch: Ragged, *, for_gradients: bool = False) -> Trace:
-        """Run the network and keep what every layer read and gave."""
+    @overload
+    def trace(self, batch: Ragged, *, for_gradients: Literal[False] = ...) -> Trace: ...
+
+    @overload
+    def trace(self, batch: Ragged, *, for_gradients: bool) -> Trace | PooledTrace: ...
+
+    def trace(self, batch: Ragged, *, for_gradients: bool = False) -> Trace | PooledTrace:
+        """Run the network and keep what every layer read and gave; `for_gradients`: what `gradient` needs."""
+        if for_gradients and self.context is not None and pools_one_layer(self.layers):
+            first = self.layers[0]
+            assert isinstance(first, description.Recurrent)
+            directions = directions_of(first, self.weights[0], 0)
+            vectors = batch.with_values(np.ascontiguousarray(batch.values))
+            return trace_pooled(self.layers, self.weights, directions, vectors, self.context)
         flow, offsets, traces = np.ascontiguousarray(batch.values), batch.offsets, []
         for layer, weights in zip(self.layers, self.weights, strict=True):
             if isinstance(layer, description.Recurrent):
@@ -208,20 +221,22 @@ class Network:
         plain = [engine.DirectionWeights(one.w_ih, one.w_hh, one.b_ih, one.b_hh) for one in directions]
         return engine.recurrent(cell, batch, plain, save=save, context=self.context)
 
-    def gradient(self, trace: Trace, d_outputs: np.ndarray, *, down_to: int = 0) -> np.ndarray:
-        """Return the gradient by the word vectors (steps, size), float32; or by what layer `down_to` reads.
+    def gradient(self, trace: Trace | PooledTrace, d_outputs: np.ndarray) -> np.ndarray:
+        """Return the gradient by the word vectors (steps, size), float32.
 
         Parameters
         ----------
-        trace : Trace
+        trace : Trace or PooledTrace
             Of this network, made with `for_gradients`.
         d_outputs : ndarray of the shape of the logits
         """
+        if isinstance(trace, PooledTrace):
+            return trace.gradient(d_outputs)
         flow = np.ascontiguousarray(d_outputs, dtype=np.float32)
-        for number in range(len(trace.layers) - 1, down_to - 1, -1):
+        for number in range(len(trace.layers) - 1, -1, -1):
             one = trace.layers[number]
             if isinstance(one.layer, description.Linear):
-                flow = (flow * _slope(one.layer.activation, one.outputs)) @ one.weights["weight"]
+                flow = (flow * slope(one.layer.activation, one.outputs)) @ one.weights["weight"]
             elif isinstance(one.layer, description.Convolution):
                 flow = _convolution_back(one, trace.offsets, flow)
             elif isinstance(one.layer, description.Pooling):
@@ -239,7 +254,7 @@ class Network:
             parts = split_merged(flow, [one.states for one in directions], trace.layer.merge_mode or "concat")
             if trace.results:
                 joined = np.ascontiguousarray(np.concatenate(parts, axis=1), dtype=np.float32)
-                flow = trace.results[number].gradients(d_outputs=joined).values
+                flow = trace.results[number].gradients(d_outputs=joined, weights=False).values
                 continue
             flow = np.zeros_like(directions[0].inputs)
             for one, part in zip(directions, parts, strict=True):
@@ -277,19 +292,10 @@ def last_steps(offsets: np.ndarray, is_backward: bool) -> np.ndarray:
     return offsets[:-1] if is_backward else offsets[1:] - 1
 
 
-def _slope(activation: str, outputs: np.ndarray) -> np.ndarray | float:
-    """Return the derivative of an activation from its value."""
-    if activation == "relu":
-        return (outputs > 0).astype(outputs.dtype)
-    if activation == "tanh":
-        return 1 - outputs**2
-    return outputs * (1 - outputs) if activation == "sigmoid" else 1.0
-
-
 def _convolution_back(trace: LayerTrace, offsets: np.ndarray, d_outputs: np.ndarray) -> np.ndarray:
     layer = trace.layer
     assert isinstance(layer, description.Convolution)
-    d_sums = d_outputs * _slope(layer.activation, trace.outputs)
+    d_sums = d_outputs * slope(layer.activation, trace.outputs)
     d_inputs = np.zeros_like(trace.inputs)
     row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     place = np.arange(len(row))

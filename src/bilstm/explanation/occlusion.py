@@ -30,6 +30,7 @@ import numpy as np
 from bilstm import description, engine
 from bilstm.data.ragged import Ragged
 from bilstm.explanation.network import DirectionTrace, Network
+from bilstm.explanation.pooled_pass import pools_one_layer
 from bilstm.explanation.recurrent_trace import Clock, cells_of, run_states
 from bilstm.runtime import steps
 
@@ -43,17 +44,7 @@ BLOCK_STEPS = 65_536  # run at once where nothing is reused
 
 def can_reuse_states(network: Network) -> bool:
     """Whether the states of the whole text serve the text without some words."""
-    if len(network.layers) < 2:
-        return False
-    first, second, *rest = network.layers
-    return (
-        isinstance(first, description.Recurrent)
-        and first.num_layers == 1
-        and (not first.bidirectional or first.merge_mode in ("concat", None))
-        and isinstance(second, description.Pooling)
-        and "attention" not in second.kinds
-        and all(isinstance(layer, description.Linear) for layer in rest)
-    )
+    return pools_one_layer(network.layers)
 
 
 def logits_without(

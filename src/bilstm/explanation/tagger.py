@@ -19,8 +19,8 @@ from bilstm.data.ragged import Ragged
 from bilstm.data.word_encoder import WordBatch
 from bilstm.errors import UsageError
 from bilstm.explanation.explanation import Explanation, Explanations
-from bilstm.explanation.gradients import StepAttribution, gradient_times_input, integrated_gradients
-from bilstm.explanation.methods import DEFAULT, QUICK_POINTS
+from bilstm.explanation.gradients import StepAttribution, gradient_times_input, integrated_gradients, quick_gradients
+from bilstm.explanation.methods import DEFAULT
 from bilstm.explanation.network import Network
 from bilstm.explanation.relevance import relevance
 
@@ -188,9 +188,10 @@ def attribute_span(
         return relevance(network, vectors, contrasts)
     if name == "gradient-x-input":
         return gradient_times_input(network, vectors, empty, contrasts)
+    if name == "quick-gradients":
+        return quick_gradients(network, vectors, empty, contrasts)
     if name != "occlusion":
-        points = QUICK_POINTS if name == "quick-gradients" else None
-        return integrated_gradients(network, vectors, empty, contrasts, points=points)
+        return integrated_gradients(network, vectors, empty, contrasts)
     count = len(vectors.values)
     copies = np.tile(vectors.values, (count, 1, 1))
     copies[np.arange(count), np.arange(count)] = empty
