@@ -189,7 +189,7 @@ class Run:
                 tensor.record_stream(torch.cuda.current_stream())
         return Ragged(values, torch.from_numpy(ids.offsets)), targets
 
-    def terms(self, batch: Ragged, targets: Tensor) -> Any:
+    def terms(self, batch: Ragged, targets: Tensor, unlabelled_weight: float = 1.0) -> Any:
         """Compute the four terms in the run's precision."""
         dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.precision)
         with torch.autocast(self.device, dtype=dtype) if dtype is not None else nullcontext():
@@ -199,6 +199,7 @@ class Run:
                 targets,
                 binary_cross_entropy,
                 norm=self.options.norm,
+                unlabelled_weight=unlabelled_weight,
             )
 
     def step(self, batch: Ragged, targets: Tensor) -> Tensor:
@@ -209,9 +210,8 @@ class Run:
             group["lr"] = rate
         self.net.randomness.start_step(options.seed, self.place["step"])
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.terms(batch, targets)
-        loss = terms.total(min(1.0, done / options.ramp))
-        self.scaler.scale(loss).backward()
+        terms = self.terms(batch, targets, min(1.0, done / options.ramp))
+        self.scaler.scale(terms.total).backward()
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), options.clip_norm)
         self.scaler.step(self.optimizer)
@@ -220,7 +220,7 @@ class Run:
         if self.place["step"] % options.standardize_steps == 0:
             standardize_embedding(self.net.get_parameter(EMBEDDING).data, self.shares)
         self.average.update()
-        return torch.stack([terms.supervised, terms.adversarial, terms.virtual, terms.entropy]).detach()
+        return torch.stack([terms.supervised, terms.adversarial, terms.virtual, terms.entropy])
 
     def done(self) -> float:
         """Share of the whole run that lies behind."""
@@ -271,7 +271,7 @@ class Run:
         """Gradient of the whole loss with the masks of step 0."""
         self.net.train()
         self.net.randomness.start_step(self.options.seed, 0)
-        loss = self.terms(batch, targets).total()
+        loss = self.terms(batch, targets).total
         wanted = [p for name, p in self.net.named_parameters() if name != EMBEDDING]
         parts = torch.autograd.grad(loss * LOSS_SCALE, wanted)
         return torch.cat([part.flatten() for part in parts]) / LOSS_SCALE

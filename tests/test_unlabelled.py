@@ -111,13 +111,49 @@ def test_with_more_classes_the_change_is_worse_than_chance():
 
 
 def test_total_weighs_the_unlabelled_terms_and_trains_all_weights():
-    net, batch = Scorer(1), embedded_rows()
-    terms = mixed_terms(net, batch, torch.tensor([1, 0]), binary_cross_entropy, norm=0.1)
-    labelled = terms.supervised + terms.adversarial
-    assert number(terms.total(0.0)) == number(labelled)
-    assert number(terms.total(0.5)) == pytest.approx(number(labelled + 0.5 * (terms.virtual + terms.entropy)))
-    terms.total().backward()
+    net, targets = Scorer(1), torch.tensor([1, 0])
+    for weight in (0.0, 0.5, 1.0):
+        terms = mixed_terms(
+            net, embedded_rows(), targets, binary_cross_entropy, norm=0.1, unlabelled_weight=weight,
+            parameters=list(net.parameters()),
+        )  # fmt: skip
+        labelled = number(terms.supervised + terms.adversarial)
+        assert number(terms.total) == pytest.approx(labelled + weight * number(terms.virtual + terms.entropy))
+    terms.total.backward()
     assert all(number(p.grad.abs().sum()) > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize("labels", [[1, 0], [0, 1, 1, 0]])
+def test_the_gradient_kept_from_the_search_is_that_of_three_passes(labels):
+    found = []
+    for keeps in (False, True):
+        net, passes = Scorer(1), []
+        table = torch.randn(9, 3, generator=torch.Generator().manual_seed(9), dtype=torch.float64).requires_grad_()
+
+        net.inner.register_full_backward_hook(lambda *_, passes=passes: passes.append(1))
+        batch = Ragged(2.0 * table, torch.tensor([0, 2, 5, 6, 9]))
+        parameters = list(net.parameters()) if keeps else []
+        terms = mixed_terms(
+            net, batch, torch.tensor(labels), lambda z, y: binary_cross_entropy(z, y, label_smoothing=0.1), norm=0.1,
+            unlabelled_weight=0.7, parameters=parameters,
+        )  # fmt: skip
+        (3.0 * terms.total).backward()
+        assert len(passes) == (2 if keeps else 3)
+        found.append([terms.total.detach(), terms.virtual, table.grad, *(p.grad for p in net.parameters())])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-10, atol=1e-14)
+
+
+def test_a_sure_answer_is_not_moved_and_stays_finite():
+    net, batch = Scorer(1), embedded_rows()
+    with torch.no_grad():
+        net.outer.bias.fill_(900.0)
+    terms = mixed_terms(
+        net, batch, torch.tensor([1]), binary_cross_entropy, norm=0.1, parameters=list(net.parameters())
+    )
+    terms.total.backward()
+    assert number(terms.total) == 0.0
+    assert all(bool(torch.isfinite(p.grad).all()) for p in net.parameters())
 
 
 def test_a_batch_of_labelled_rows_alone_has_no_unlabelled_terms():

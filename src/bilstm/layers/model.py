@@ -81,6 +81,11 @@ class Model(nn.Module):
         """
         return self._run(batch, self._embedding_end)
 
+    def parameters_from_embedded(self) -> list[nn.Parameter]:
+        """Return the weights that :meth:`run_from_embedded` reads and that are trained."""
+        layers = self.layers[self._embedding_end :]
+        return [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
+
     def _run(self, batch: Ragged, start: int) -> Tensor | Ragged:
         flow: Ragged | Tensor = batch
         table: Tensor | None = None  # an embedding whose rows the next recurrent layer gathers itself

@@ -21,6 +21,7 @@ class MixedLoss:
         assert objective.adversarial_norm is not None  # the phase sets one where the settings name none
         self._objective, self._unlabelled, self._standardize = objective, unlabelled, standardize
         self._norm = objective.adversarial_norm
+        self._parameters = objective.net.parameters_from_embedded()
         self.total = 1  # steps of the phase
 
     def __call__(self, batch: Any) -> Any:
@@ -36,9 +37,16 @@ class MixedLoss:
         ids = joined_rows(objective.part.ids.select(batch.labelled), self._unlabelled.select(batch.unlabelled))
         targets = objective.targets[torch.from_numpy(batch.labelled)]
         net = objective.net
-        terms = mixed_terms(net.run_from_embedded, net.embed(ids), targets, objective.loss, norm=self._norm)
-        weight = min(1.0, batch.place / (RAMP * self.total))
-        return terms.total(weight), objective.accuracy(terms.logits[: len(targets)].detach(), targets)
+        terms = mixed_terms(
+            net.run_from_embedded,
+            net.embed(ids),
+            targets,
+            objective.loss,
+            norm=self._norm,
+            unlabelled_weight=min(1.0, batch.place / (RAMP * self.total)),
+            parameters=self._parameters,
+        )
+        return terms.total, objective.accuracy(terms.logits[: len(targets)], targets)
 
 
 class TaughtLoss:

@@ -25,6 +25,7 @@ __all__ = [
     "multi_label_cross_entropy",
     "normalized_embedding",
     "perturbation",
+    "with_known_gradient",
 ]
 
 
@@ -216,11 +217,17 @@ def adversarial_loss(
         inputs = (embedded.values, *parameters)
         gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
         gradient = gradients[0]
-        loss = _KnownGradient.apply(loss.detach(), gradients, *inputs)
+        loss = with_known_gradient(loss, inputs, gradients)
     else:
         (gradient,) = torch.autograd.grad(loss, embedded.values, retain_graph=True)
     moved = embedded.with_values(embedded.values + perturbation(gradient, embedded.offsets, norm))
     return loss, loss_of_embedded(moved)
+
+
+def with_known_gradient(value: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
+    """Return the value with gradients with respect to `inputs` that have been computed already; its graph may go."""
+    known: Tensor = _KnownGradient.apply(value.detach(), tuple(gradients), *inputs)
+    return known
 
 
 class _KnownGradient(torch.autograd.Function):

@@ -17,7 +17,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from bilstm.data.ragged import Ragged
 from bilstm.errors import UsageError
-from bilstm.training.objectives import perturbation
+from bilstm.training.objectives import perturbation, with_known_gradient
 
 __all__ = ["MixedTerms", "divergence", "mixed_terms", "prediction_entropy", "standardize_embedding"]
 
@@ -36,27 +36,26 @@ TRIAL_NORM = 0.1
 
 @dataclass(frozen=True)
 class MixedTerms:
-    """The four terms, each a mean over its rows, in nats.
+    """The four terms, each a mean over its rows, in nats, and their weighted sum.
 
     Parameters
     ----------
     logits : Tensor of shape (rows, outputs)
-        Of the texts as they are; its graph is alive.
+        Of the texts as they are, without a graph.
+    total : Tensor, scalar
+        supervised + adversarial + unlabelled_weight (virtual + entropy); the one to call `backward` on.
     supervised, adversarial : Tensor, scalar
-        Over the labelled rows.
+        Over the labelled rows, without a graph.
     virtual, entropy : Tensor, scalar
-        Over the unlabelled rows; 0 where there are none.
+        Over the unlabelled rows, without a graph; 0 where there are none.
     """
 
     logits: Tensor
+    total: Tensor
     supervised: Tensor
     adversarial: Tensor
     virtual: Tensor
     entropy: Tensor
-
-    def total(self, unlabelled_weight: float = 1.0) -> Tensor:
-        """Add them up: both labelled terms, and both unlabelled ones times the weight."""
-        return self.supervised + self.adversarial + unlabelled_weight * (self.virtual + self.entropy)
 
 
 def mixed_terms(
@@ -66,6 +65,8 @@ def mixed_terms(
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
     norm: float,
+    unlabelled_weight: float = 1.0,
+    parameters: Sequence[Tensor] = (),
 ) -> MixedTerms:
     """Compute the four terms of a batch in two passes (three, for three and more classes).
 
@@ -81,40 +82,72 @@ def mixed_terms(
         Mean loss of logits and targets.
     norm : float
         L2 norm of the change of each text, all its steps and features together.
+    unlabelled_weight : float, default=1.0
+        Weight of both unlabelled terms in the total.
+    parameters : sequence of Tensor
+        All weights that `run` reads. With one output, the pass back that finds the directions then gives the gradient
+        of the clean terms too, kept for the final pass: two passes back instead of three. Empty: three.
 
     Notes
     -----
     With one output z the worst directions need no search. The gradient of any loss of one row is a number times the
     gradient of z, and the Hessian of the divergence at no change is p (1 - p) dz dz^T, whose largest eigenvector is
     that gradient. So one backward pass from z gives the adversarial direction of the labelled rows (against the label)
-    and the virtual one of the unlabelled rows (against the model's own answer, the sign that changes it most).
+    and the virtual one of the unlabelled rows (against the model's own answer, the sign that changes it most). For the
+    same reason a pass back from the clean terms points along these directions, up to the sign of each row's number.
     """
     labelled = len(targets)
     if not 0 < labelled <= len(embedded):
         raise UsageError(f"a mixed batch needs 1 to {len(embedded)} labelled rows, got {labelled}.")
+    has_rest = labelled < len(embedded)
     logits = run(embedded)
     supervised = loss(logits[:labelled], targets)
-    if logits.shape[1] == 1:
-        direction = _direction_of_two_classes(logits, embedded.values, targets)
-    else:
+    entropy = prediction_entropy(logits[labelled:]) if has_rest else supervised.new_zeros(())
+    clean = supervised + unlabelled_weight * entropy if has_rest else supervised
+    if logits.shape[1] > 1:
         direction = _direction_of_classes(run, logits, embedded, supervised, labelled)
+    elif parameters and unlabelled_weight > 0:
+        direction, clean = _direction_and_gradient(logits, clean, embedded, targets, parameters)
+    else:
+        direction = _direction_of_two_classes(logits, embedded.values, targets)
     change = perturbation(direction, embedded.offsets, norm)
     changed = run(embedded.with_values(embedded.values + change))
     adversarial = loss(changed[:labelled], targets)
-    if labelled == len(embedded):
-        nothing = supervised.new_zeros(())
-        return MixedTerms(logits, supervised, adversarial, nothing, nothing)
-    virtual = divergence(logits[labelled:].detach(), changed[labelled:])
-    return MixedTerms(logits, supervised, adversarial, virtual, prediction_entropy(logits[labelled:]))
+    virtual = divergence(logits[labelled:].detach(), changed[labelled:]) if has_rest else entropy
+    total = clean + adversarial + unlabelled_weight * virtual if has_rest else clean + adversarial
+    values = (term.detach() for term in (supervised, adversarial, virtual, entropy))
+    return MixedTerms(logits.detach(), total, *values)
+
+
+def _away(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return, shape (rows,), the sign that makes each row's answer (the label, or its own) less likely."""
+    answers = (logits.detach()[:, 0] > 0).to(logits.dtype)
+    answers[: len(targets)] = targets.to(logits.dtype)
+    return 1.0 - 2.0 * answers  # +1: raise the logit, the answer is class 0
 
 
 def _direction_of_two_classes(logits: Tensor, values: Tensor, targets: Tensor) -> Tensor:
-    """Point each row's values to where its answer (the label, or its own) becomes less likely."""
-    answers = (logits.detach()[:, 0] > 0).to(logits.dtype)
-    answers[: len(targets)] = targets.to(logits.dtype)
-    away = 1.0 - 2.0 * answers  # +1: raise the logit, the answer is class 0
-    (direction,) = torch.autograd.grad((logits[:, 0] * away).sum(), values, retain_graph=True)
+    """Point each row's values to where its answer becomes less likely."""
+    along = (logits[:, 0] * _away(logits, targets)).sum()
+    (direction,) = torch.autograd.grad(along, values, retain_graph=True)
     return direction
+
+
+def _direction_and_gradient(
+    logits: Tensor, clean: Tensor, embedded: Ragged, targets: Tensor, parameters: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Do the same by the pass back of the clean terms; return the direction, and the terms with known gradients.
+
+    A row whose clean terms do not depend on its logit at all (its answer is sure beyond float32) is not moved.
+    """
+    (by_logit,) = torch.autograd.grad(clean, logits, retain_graph=True)  # (rows, 1)
+    inputs = (embedded.values, *parameters)
+    gradients = torch.autograd.grad(logits, inputs, by_logit, allow_unused=True)
+    assert gradients[0] is not None  # logits depend on the values
+    signs = _away(logits, targets) * torch.sign(by_logit[:, 0])  # (rows,)
+    steps = embedded.offsets[1:] - embedded.offsets[:-1]
+    direction = gradients[0] * torch.repeat_interleave(signs, steps.to(signs.device)).unsqueeze(1)
+    return direction, with_known_gradient(clean, inputs, gradients)
 
 
 def _direction_of_classes(
