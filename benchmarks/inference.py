@@ -3,10 +3,12 @@
     python benchmarks/inference.py MODEL --texts IMDB/test.csv.gz --column review --core-python PYTHON
 
 Same model, same texts, same cores. Every peer is given the ids of our own reader, whose time is counted for all alike;
-each runs the batch size that is fastest for it, over texts sorted by length. The n-gram models that may stand beside
+each runs the batch size that is fastest for it, over texts sorted by length; where a peer answers otherwise in padded
+batches than alone, only texts of equal length share one. The n-gram models that may stand beside
 the network are measured too, and left out where peers are compared. Timings are processor time of one thread, the best
 of several rounds that alternate between all runners; outputs are compared before anything is timed. PYTHON is one with
-the core installed only: there the command line is timed from its start.
+the core installed only: there the command line is timed from its start. Peers that this environment lacks, such as
+OpenVINO, are taken from the site-packages of another one (--peers).
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ from bilstm.versions import environment
 BATCHES = (1, 4, 8, 16, 32)
 ROUNDS = 5
 REVIEW_WORDS = 230
-Runner = Callable[[Ragged], np.ndarray]
+PaddedRunner = Callable[[np.ndarray, np.ndarray], np.ndarray]
+MOST_DIFFERENCE = 1e-3  # of logits, of a peer in float32: beyond it, it reads the padding
 
 
 def texts_of(path: str, column: str, rows: int) -> list[str]:
@@ -50,24 +53,26 @@ def texts_of(path: str, column: str, rows: int) -> list[str]:
     return texts[:: max(len(texts) // rows, 1)][:rows]
 
 
-def in_batches(ids: Ragged, size: int, run: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """Run padded batches of texts of like length; logits in the order of the texts."""
+def in_batches(ids: Ragged, size: int, run: PaddedRunner, equal_lengths: bool = False) -> np.ndarray:
+    """Run padded batches of texts of like length, or of the same; logits in the order of the texts."""
     order = np.argsort(ids.lengths, kind="stable")
+    cuts = np.flatnonzero(np.diff(ids.lengths[order])) + 1 if equal_lengths else []
     found: list[np.ndarray] = []
-    for start in range(0, len(order), size):
-        part = ids.select(order[start : start + size])
-        found.append(run(padded(part), np.asarray(part.lengths)))
+    for rows in np.split(order, cuts):
+        for start in range(0, len(rows), size):
+            part = ids.select(rows[start : start + size])
+            found.append(run(padded(part), np.asarray(part.lengths)))
     result = np.empty_like(np.concatenate(found))
     result[order] = np.concatenate(found)
     return result
 
 
-def onnx_runner(path: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def onnx_runner(path: str) -> PaddedRunner:
     session = onnx_session(path, flush_denormals=True)
     return lambda ids, lengths: session.run(["logits"], {"ids": ids, "lengths": lengths})[0]
 
 
-def int8_runner(path: str, room: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def int8_runner(path: str, room: Path) -> PaddedRunner:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     target = room / "int8.onnx"
@@ -75,7 +80,7 @@ def int8_runner(path: str, room: Path) -> Callable[[np.ndarray, np.ndarray], np.
     return onnx_runner(str(target))
 
 
-def openvino_runner(path: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def openvino_runner(path: str) -> PaddedRunner:
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
@@ -83,7 +88,7 @@ def openvino_runner(path: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]
     return lambda ids, lengths: compiled({"ids": ids, "lengths": lengths})["logits"]
 
 
-def torch_runner(model: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def torch_runner(model: Any) -> PaddedRunner:
     """Run torch's own layers over packed sequences, as its users do."""
     import torch
 
@@ -118,15 +123,27 @@ def peers_of(model: Any, path: str, room: Path) -> dict[str, Any]:
     return found
 
 
+def versions_of_peers() -> dict[str, str]:
+    """Versions of the peers that were loaded."""
+    names = ("onnxruntime", "openvino")
+    return {name: str(sys.modules[name].__version__) for name in names if name in sys.modules}
+
+
 def seconds_of(run: Callable[[], Any]) -> float:
     start = time.process_time()
     run()
     return time.process_time() - start
 
 
-def fastest_batch(ids: Ragged, run: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> int:
+def fastest_batch(ids: Ragged, run: Callable[[Ragged, int], np.ndarray]) -> int:
     """Try every batch size twice on some of the texts."""
-    return min(BATCHES, key=lambda size: min(seconds_of(lambda: in_batches(ids, size, run)) for _ in range(2)))
+    return min(BATCHES, key=lambda size: min(seconds_of(lambda: run(ids, size)) for _ in range(2)))
+
+
+def reads_padding(run: PaddedRunner, ids: Ragged, reference: np.ndarray) -> bool:
+    """Whether padded batches change the answers of a peer that answers rightly without padding."""
+    alone, together = (np.abs(in_batches(ids, size, run) - reference).max() for size in (1, 8))
+    return bool(alone < MOST_DIFFERENCE < together)
 
 
 def throughput(folder: str, texts: list[str], room: Path) -> dict[str, Any]:
@@ -150,8 +167,13 @@ def throughput(folder: str, texts: list[str], room: Path) -> dict[str, Any]:
         if isinstance(run, str):
             result[name] = run
             continue
-        best = fastest_batch(ids.select(np.arange(0, len(ids), 8)), run)
-        runs[f"{name}, batch {best}"] = lambda best=best, run=run: in_batches(ids, best, run)
+        some = np.arange(0, len(ids), 8)
+        equal = reads_padding(run, ids.select(some), reference[some])
+        best = fastest_batch(
+            ids.select(some), lambda ids, size, run=run, equal=equal: in_batches(ids, size, run, equal)
+        )
+        title = f"{name}, {'equal lengths' if equal else 'padded'}, batch {best}"
+        runs[title] = lambda best=best, run=run, equal=equal: in_batches(ids, best, run, equal)
     difference = {name: float(np.abs(run() - reference).max()) for name, run in runs.items()}
     best_of = dict.fromkeys([*runs, "reading", "n-gram models"], np.inf)
     for _ in range(ROUNDS):
@@ -238,9 +260,12 @@ def main() -> None:
     parser.add_argument("--column", default="review")
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--core-python", help="a Python in which only the core is installed")
+    parser.add_argument("--peers", help="site-packages folder with further peers, of the same Python version")
     parser.add_argument("--small-model", help="model of the cold start; default: the same")
     parser.add_argument("-o", "--output", default="benchmarks/results/inference.json")
     options = parser.parse_args()
+    if options.peers:
+        sys.path.append(options.peers)  # at the end: what is installed here comes first
     texts = texts_of(options.texts, options.column, options.rows)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as room:
@@ -251,7 +276,7 @@ def main() -> None:
         }
     if options.core_python:
         result["cold_start"] = cold_start(options.core_python, options.small_model or options.model)
-    result["environment"] = environment()
+    result["environment"] = {**environment(), **versions_of_peers()}
     Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     json.dump(result, sys.stdout, indent=1)
     sys.stdout.write("\n")
