@@ -8,6 +8,7 @@ name. Imports only `errors`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -15,7 +16,9 @@ from bilstm.errors import ModelFolderError, UsageError
 
 __all__ = [
     "LAYERS",
+    "MOST_MEMBERS",
     "Activation",
+    "Average",
     "Cell",
     "Convolution",
     "Dropout",
@@ -31,6 +34,7 @@ __all__ = [
     "check_layers",
     "layers_from_config",
     "layers_to_config",
+    "member_weights",
     "weight_shapes",
     "weight_shapes_of",
 ]
@@ -128,7 +132,34 @@ class Linear:
     activation: Activation = "none"
 
 
-Layer = Union[WordDropout, Embedding, Dropout, Convolution, Recurrent, Pooling, Linear]  # noqa: UP007 (get_args below)
+@dataclass(frozen=True)
+class Average:
+    """Run stacks of the same layers side by side, each with weights of its own, and average what they give.
+
+    ids (steps,) -> (batch, output_size). A model that has it has no other layer: it is the whole ensemble.
+
+    Parameters
+    ----------
+    members : int
+        Stacks, 2 to 100.
+    layers : tuple of layer descriptions
+        Of each stack, from ids to the logits of each sequence.
+    """
+
+    members: int
+    layers: tuple[Any, ...]
+
+    @property
+    def output_size(self) -> int:
+        """Features that each member gives."""
+        return self.layers[-1].output_size
+
+
+MOST_MEMBERS = 100
+
+Layer = Union[  # noqa: UP007 (a name of the union)
+    WordDropout, Embedding, Dropout, Convolution, Recurrent, Pooling, Linear, Average
+]
 
 LAYERS: dict[str, type] = {
     "word_dropout": WordDropout,
@@ -138,13 +169,20 @@ LAYERS: dict[str, type] = {
     "recurrent": Recurrent,
     "pooling": Pooling,
     "linear": Linear,
+    "average": Average,
 }
 _NAMES = {layer: name for name, layer in LAYERS.items()}
 
 
 def layers_to_config(layers: tuple[Layer, ...]) -> list[dict[str, Any]]:
     """Write descriptions as plain JSON values, each with its `"layer"` name."""
-    return [{"layer": _NAMES[type(layer)], **dataclasses.asdict(layer)} for layer in layers]
+    return [_layer_to_config(layer) for layer in layers]
+
+
+def _layer_to_config(layer: Layer) -> dict[str, Any]:
+    if isinstance(layer, Average):
+        return {"layer": _NAMES[Average], "members": layer.members, "layers": layers_to_config(layer.layers)}
+    return {"layer": _NAMES[type(layer)], **dataclasses.asdict(layer)}
 
 
 def layers_from_config(config: Any) -> tuple[Layer, ...]:
@@ -173,6 +211,9 @@ def _layer_from_config(entry: Any, number: int) -> Layer:
     missing = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in given]
     if missing:
         raise ModelFolderError(f"{where} ({entry['layer']}): key {missing[0]!r} is missing.")
+    if layer_type is Average:
+        given["layers"] = _member_from_config(given["layers"], where)
+        hints["layers"] = tuple
     values = {name: _checked(value, hints[name], f"{where}.{name}") for name, value in given.items()}
     layer = layer_type(**values)
     try:
@@ -180,6 +221,17 @@ def _layer_from_config(entry: Any, number: int) -> Layer:
     except UsageError as error:
         raise ModelFolderError(f"{where}: {error.message}") from error
     return layer
+
+
+def _member_from_config(config: Any, where: str) -> tuple[Layer, ...]:
+    """Read the layers of an ensemble's members, which are no ensembles themselves."""
+    entries = config if isinstance(config, list) else []
+    if any(isinstance(entry, dict) and entry.get("layer") == _NAMES[Average] for entry in entries):
+        raise ModelFolderError(f"{where}: an average cannot be a member of an average.")
+    try:
+        return layers_from_config(config)
+    except ModelFolderError as error:
+        raise ModelFolderError(f"{where}: {error.message}") from error
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
@@ -218,6 +270,18 @@ def check_layer(layer: Layer) -> None:
         is_size = field.name.endswith("_size") or field.name in ("size", "num_layers")
         if is_size and not 1 <= value <= 2**31:
             raise UsageError(f"{_NAMES[type(layer)]}.{field.name} must be at least 1, got {value}.")
+    if isinstance(layer, Average):
+        _check_average(layer)
+
+
+def _check_average(layer: Average) -> None:
+    """Raise UsageError unless the members read ids and give one vector a sequence."""
+    if not 2 <= layer.members <= MOST_MEMBERS:
+        raise UsageError(f"average.members must be at least 2 and at most {MOST_MEMBERS}, got {layer.members}.")
+    check_layers(layer.layers)
+    kinds = {type(member) for member in layer.layers}
+    if Average in kinds or not kinds >= {Embedding, Pooling} or not isinstance(layer.layers[-1], Linear):
+        raise UsageError("average.layers must read token ids, pool, end with a linear layer, and be no average.")
 
 
 def check_layers(layers: tuple[Layer, ...]) -> None:
@@ -227,6 +291,10 @@ def check_layers(layers: tuple[Layer, ...]) -> None:
     for number, layer in enumerate(layers):
         check_layer(layer)
         name = f"layers[{number}] ({_NAMES[type(layer)]})"
+        if isinstance(layer, Average):
+            if len(layers) > 1:
+                raise UsageError(f"{name} must be the only layer of its model, found {len(layers)}.")
+            continue
         if isinstance(layer, WordDropout | Embedding):
             if stage not in ("start", "ids"):
                 raise UsageError(f"{name} reads token ids, but the layers before it give vectors.")
@@ -260,6 +328,9 @@ def weight_shapes_of(layer: Layer) -> dict[str, tuple[int, ...]]:
     Names, shapes and gate order (i, f, g, o; r, z, n) are torch's, so state dicts interchange. The weights of attention
     pooling are W, b and u of Yang et al. 2016 (NAACL, section 2.2).
     """
+    if isinstance(layer, Average):
+        own = weight_shapes(layer.layers)
+        return {f"members.{number}.{name}": shape for number in range(layer.members) for name, shape in own.items()}
     if isinstance(layer, Embedding):
         return {"weight": (layer.vocabulary_size, layer.size)}
     if isinstance(layer, Convolution):
@@ -281,6 +352,20 @@ def weight_shapes_of(layer: Layer) -> dict[str, tuple[int, ...]]:
             shapes[f"bias_ih_l{number}{suffix}"] = (rows,)
             shapes[f"bias_hh_l{number}{suffix}"] = (rows,)
     return shapes
+
+
+def member_weights(layer: Average, number: int, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights of one member of an ensemble, named as those of a model of its own.
+
+    Parameters
+    ----------
+    layer : Average
+    number : int
+        From 0.
+    weights : mapping of str to any
+        Of the whole model, named `layers.0.members.<number>.layers.<index>.<parameter>`.
+    """
+    return {name: weights[f"layers.0.members.{number}.{name}"] for name in weight_shapes(layer.layers)}
 
 
 def weight_shapes(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:

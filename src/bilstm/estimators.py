@@ -105,6 +105,9 @@ class _TextEstimator(BaseEstimator):
         output_dropout: float | None = None,
         variational_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        layer_decay: float = 1.0,
+        gradual_unfreezing: bool = False,
+        members: int = 1,
         phases: tuple[str, ...] = ("mixed", "self-training"),
         join_linear: bool = True,
         verbose: bool = False,
@@ -157,6 +160,9 @@ class _TextEstimator(BaseEstimator):
         self.output_dropout = output_dropout
         self.variational_dropout = variational_dropout
         self.weight_dropout = weight_dropout
+        self.layer_decay = layer_decay
+        self.gradual_unfreezing = gradual_unfreezing
+        self.members = members
         self.phases = phases
         self.join_linear = join_linear
         self.verbose = verbose

@@ -40,8 +40,10 @@ class LayerRow:
 
 
 def describe_layers(layers: tuple[description.Layer, ...]) -> list[LayerRow]:
-    """Compute the lines of the table."""
+    """Compute the lines of the table; those of an ensemble's members stand together."""
     description.check_layers(layers)
+    if layers and isinstance(layers[0], description.Average):
+        return _describe_average(layers[0])
     rows, is_sequence, features = [], True, 0
     for number, layer in enumerate(layers):
         if isinstance(layer, description.Embedding):
@@ -63,6 +65,15 @@ def describe_layers(layers: tuple[description.Layer, ...]) -> list[LayerRow]:
             )
         )
     return rows
+
+
+def _describe_average(layer: description.Average) -> list[LayerRow]:
+    count = layer.members
+    rows = [
+        LayerRow(f"{count} x {row.name}", row.output_shape, count * row.parameters, count * row.second_biases)
+        for row in describe_layers(layer.layers)
+    ]
+    return [*rows, LayerRow(f"mean of {count} members", f"(batch, {layer.output_size})", 0, 0)]
 
 
 def format_summary(layers: tuple[description.Layer, ...]) -> str:

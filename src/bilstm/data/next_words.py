@@ -104,7 +104,7 @@ class Pieces:
 
     def select(self, rows: np.ndarray) -> NextWords:
         """Take the pieces named by `rows`, in that order."""
-        places = Ragged(np.arange(len(self.ids.values)), self.ids.offsets).select(rows)
+        places = self.ids.places_of(rows)
         first = self.ids.offsets[:-1][rows[self.begins[rows]]]
         last = self.ids.offsets[1:][rows[self.ends[rows]]] - 1
         values = self.ids.values

@@ -71,12 +71,17 @@ class Ragged:
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Ragged:
         """Take the sequences named by `rows`, in that order (numpy batches only)."""
+        places = self.places_of(rows)
+        return places.with_values(self.values[places.values])
+
+    def places_of(self, rows: Sequence[int] | np.ndarray) -> Ragged:
+        """Return where the steps of the sequences named by `rows` stand among the values (numpy batches only)."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         starts = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Ragged(self.values[starts + np.arange(offsets[-1])], offsets)
+        return Ragged(starts + np.arange(offsets[-1]), offsets)
 
 
 def check_offsets(offsets: np.ndarray, total_steps: int) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 from bilstm import description
 from bilstm.data.ragged import Ragged
 from bilstm.errors import UsageError
+from bilstm.explanation.averaged_network import AveragedNetwork, mean_of
 from bilstm.explanation.network import DirectionTrace, LayerTrace, Network
 from bilstm.explanation.recurrent_trace import Clock, LstmGates
 from bilstm.runtime.steps import sigmoid
@@ -36,7 +37,7 @@ __all__ = ["can_decompose", "decompose", "phrase_logits"]
 BLOCK_STEPS = 40_000  # (phrase, step) pairs at once
 
 
-def can_decompose(network: Network) -> bool:
+def can_decompose(network: Network | AveragedNetwork) -> bool:
     """Whether the rules apply: one LSTM layer, directions side by side, pooling without attention, linear layers."""
     if len(network.layers) < 2:
         return False
@@ -52,9 +53,12 @@ def can_decompose(network: Network) -> bool:
     )
 
 
-def phrase_logits(network: Network, batch: Ragged, rows: np.ndarray, spans: np.ndarray) -> np.ndarray:
-    """Return what phrases add to the logits, shape (phrases, outputs); parameters as `decompose`."""
-    return decompose(network, batch, rows, spans)[0]
+def phrase_logits(network: Network | AveragedNetwork, batch: Ragged, rows: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """Return what phrases add to the logits, shape (phrases, outputs); parameters as `decompose`.
+
+    The mean over the members of an ensemble.
+    """
+    return mean_of([decompose(member, own, rows, spans)[0] for member, own in network.parts(batch)])
 
 
 class _Relevant(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilstm.data.ragged import Ragged
+from bilstm.explanation.averaged_network import AveragedNetwork
 from bilstm.explanation.network import Network
 
 __all__ = [
@@ -66,7 +67,7 @@ class StepAttribution(NamedTuple):
 
 
 def integrated_gradients(
-    network: Network,
+    network: Network | AveragedNetwork,
     batch: Ragged,
     baseline: np.ndarray,
     contrasts: np.ndarray,
@@ -78,7 +79,7 @@ def integrated_gradients(
 
     Parameters
     ----------
-    network : Network
+    network : Network or AveragedNetwork
     batch : Ragged of vectors (steps, size), float32
     baseline : ndarray of shape (size,) or (steps, size), float32
         Vector of a step without information.
@@ -123,7 +124,7 @@ class Path:
 
     Parameters
     ----------
-    network : Network
+    network : Network or AveragedNetwork
     batch : Ragged of vectors (steps, size), float32
         The texts.
     difference : ndarray of shape (steps, size), float32
@@ -134,7 +135,7 @@ class Path:
         Logits there.
     """
 
-    network: Network
+    network: Network | AveragedNetwork
     batch: Ragged
     difference: np.ndarray
     trace: Any
@@ -155,12 +156,12 @@ class Path:
         return StepAttribution(values, *scores, np.abs(_sums(values, self.batch.offsets) - (scores[0] - scores[1])))
 
 
-def run_path(network: Network, batch: Ragged, baseline: np.ndarray) -> Path | None:
+def run_path(network: Network | AveragedNetwork, batch: Ragged, baseline: np.ndarray) -> Path | None:
     """Run texts along their paths; None for what would take too much memory at once.
 
     Parameters
     ----------
-    network : Network
+    network : Network or AveragedNetwork
     batch : Ragged of vectors (steps, size), float32
     baseline : ndarray of shape (size,) or (steps, size), float32
     """
@@ -181,7 +182,7 @@ def run_path(network: Network, batch: Ragged, baseline: np.ndarray) -> Path | No
 
 
 def quick_gradients(
-    network: Network,
+    network: Network | AveragedNetwork,
     batch: Ragged,
     baseline: np.ndarray,
     contrasts: np.ndarray,
@@ -202,7 +203,7 @@ def quick_gradients(
 
 
 def gradient_times_input(
-    network: Network, batch: Ragged, baseline: np.ndarray, contrasts: np.ndarray
+    network: Network | AveragedNetwork, batch: Ragged, baseline: np.ndarray, contrasts: np.ndarray
 ) -> StepAttribution:
     """Multiply the gradient at the text with the difference from the baseline; parameters as `integrated_gradients`.
 
@@ -227,7 +228,7 @@ def legendre(points: int) -> Rule:
 
 
 def _integrate(
-    network: Network,
+    network: Network | AveragedNetwork,
     batch: Ragged,
     base: np.ndarray,
     contrasts: np.ndarray,
@@ -256,7 +257,9 @@ def _integrate(
         values[step] = np.einsum("sf,sf->s", total, difference)
 
 
-def _scores(network: Network, logits: np.ndarray, contrasts: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def _scores(
+    network: Network | AveragedNetwork, logits: np.ndarray, contrasts: np.ndarray, offsets: np.ndarray
+) -> np.ndarray:
     """Return the explained score of each text."""
     found = (logits.astype(np.float64) * contrasts).sum(axis=1)
     return found if network.is_pooled else _sums(found, offsets)

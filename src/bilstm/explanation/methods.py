@@ -14,6 +14,7 @@ import numpy as np
 
 from bilstm.data.ragged import Ragged
 from bilstm.errors import UsageError
+from bilstm.explanation.averaged_network import mean_of
 from bilstm.explanation.decomposition import phrase_logits
 from bilstm.explanation.gradients import (
     Path,
@@ -183,7 +184,8 @@ def _gradient(subject: TextSubject, batch: Ragged, contrasts: np.ndarray, logits
 
 
 def _relevance(subject: TextSubject, batch: Ragged, contrasts: np.ndarray, logits: np.ndarray) -> StepAttribution:
-    return relevance(subject.network, batch, contrasts)
+    found = [relevance(member, own, contrasts) for member, own in subject.network.parts(batch)]
+    return StepAttribution(*(mean_of(list(parts)) for parts in zip(*found, strict=True)))
 
 
 # ---- methods that leave words out ----
@@ -281,11 +283,13 @@ def _decomposition(
 def _attention(
     subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, begun: Start
 ) -> list[Attributed]:
-    trace = subject.network.trace(vectors)
-    pooling = [one for one in trace.layers if "attention_weight" in one.weights]
-    if not pooling:
-        raise UsageError("this model has no attention: it pools in another way.", "Choose another method.")
-    shares = attention_of(pooling[0], vectors.offsets)[0].astype(np.float64)
+    found = []
+    for member, own in subject.network.parts(vectors):
+        pooling = [one for one in member.trace(own).layers if "attention_weight" in one.weights]
+        if not pooling:
+            raise UsageError("this model has no attention: it pools in another way.", "Choose another method.")
+        found.append(attention_of(pooling[0], vectors.offsets)[0].astype(np.float64))
+    shares = mean_of(found)
     result = []
     for row, one in enumerate(words):
         part = shares[vectors.offsets[row] : vectors.offsets[row + 1]]

@@ -18,7 +18,6 @@ from bilstm.data.ragged import Ragged
 from bilstm.data.vocabulary import IdEncoder
 from bilstm.errors import DataError, UsageError
 from bilstm.explanation.explanation import Explanation, Neighbour
-from bilstm.explanation.network import Network
 from bilstm.explanation.subject import TextSubject
 
 __all__ = ["Neighbourhood"]
@@ -62,9 +61,6 @@ class Neighbourhood:
         if not network.is_pooled or len(network.layers) < 2:
             raise UsageError("this network has no hidden vector of a text to compare by.")
         self._subject, self._texts, self._labels = subject, texts, labels
-        self._network = Network(
-            network.layers[:-1], network.weights[:-1], backend=network.backend, threads=subject.threads
-        )
         parts = []
         for first in range(0, len(texts), CHUNK_TEXTS):
             parts.append(self._represent(texts[first : first + CHUNK_TEXTS]))
@@ -78,7 +74,7 @@ class Neighbourhood:
         found = None
         for rows in ordered_batches(ids.lengths, max_rows=BATCH_ROWS, max_steps=BATCH_STEPS):
             chosen = ids.select(rows)
-            hidden = self._network.run(Ragged(self._subject.table[chosen.values], chosen.offsets))
+            hidden = self._subject.network.hidden(Ragged(self._subject.table[chosen.values], chosen.offsets))
             if found is None:
                 found = np.zeros((len(texts), hidden.shape[1]), dtype=np.float32)
             found[rows] = hidden

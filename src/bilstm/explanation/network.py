@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal, overload
 
@@ -116,6 +117,7 @@ class Network:
         self.layers = tuple(layers)
         self.weights = tuple(weights)
         self.backend = backend
+        self.threads = threads
         named = {f"layers.{at}.{name}": one for at, part in enumerate(weights) for name, one in part.items()}
         self._model = Model(self.layers, named, backend=backend, threads=threads)
         self.context = None
@@ -151,6 +153,18 @@ class Network:
             kept.append(layer)
             parts.append({name: weights[f"layers.{number}.{name}"] for name in description.weight_shapes_of(layer)})
         return cls(kept, parts, backend=backend, threads=threads)
+
+    def parts(self, batch: Ragged) -> list[tuple[Network, Ragged]]:
+        """Return the networks that answer, this one alone, each with the vectors that it reads."""
+        return [(self, batch)]
+
+    def hidden(self, batch: Ragged) -> np.ndarray:
+        """Return what the last linear layer reads: the representation of each text (batch, features)."""
+        return self._below_head.run(batch)
+
+    @cached_property
+    def _below_head(self) -> Network:
+        return Network(self.layers[:-1], self.weights[:-1], backend=self.backend, threads=self.threads)
 
     def run(self, batch: Ragged) -> np.ndarray:
         """Return logits of vectors (steps, size), float32: (batch, outputs), or (steps, outputs) without pooling."""

@@ -29,6 +29,7 @@ import numpy as np
 
 from bilstm import description, engine
 from bilstm.data.ragged import Ragged
+from bilstm.explanation.averaged_network import AveragedNetwork, mean_of
 from bilstm.explanation.network import DirectionTrace, Network
 from bilstm.explanation.pooled_pass import pools_one_layer
 from bilstm.explanation.recurrent_trace import Clock, cells_of, run_states
@@ -42,13 +43,13 @@ CHUNK_STEPS = 32  # run before states are compared for the first time, twice as 
 BLOCK_STEPS = 65_536  # run at once where nothing is reused
 
 
-def can_reuse_states(network: Network) -> bool:
+def can_reuse_states(network: Network | AveragedNetwork) -> bool:
     """Whether the states of the whole text serve the text without some words."""
     return pools_one_layer(network.layers)
 
 
 def logits_without(
-    network: Network,
+    network: Network | AveragedNetwork,
     batch: Ragged,
     rows: np.ndarray,
     cuts: np.ndarray,
@@ -60,8 +61,8 @@ def logits_without(
 
     Parameters
     ----------
-    network : Network
-        With pooling.
+    network : Network or AveragedNetwork
+        With pooling; of an ensemble the mean over its members.
     batch : Ragged of vectors (steps, size), float32
     rows : ndarray of shape (cuts,), int64
         Text of each cut.
@@ -78,6 +79,15 @@ def logits_without(
     """
     if not len(cuts):
         return np.zeros((0, _outputs(network)), dtype=np.float32)
+    return mean_of(
+        [_member_without(member, own, rows, cuts, agreement, precision) for member, own in network.parts(batch)]
+    )
+
+
+def _member_without(
+    network: Network, batch: Ragged, rows: np.ndarray, cuts: np.ndarray, agreement: float, precision: str
+) -> np.ndarray:
+    """Do `logits_without` for one network."""
     if not can_reuse_states(network):
         return run_without(network, batch, rows, cuts)
     trace = network.trace(batch).layers[0]
@@ -115,7 +125,7 @@ def _shortened(batch: Ragged, rows: np.ndarray, cuts: np.ndarray) -> Ragged:
     return Ragged(copies.values[kept], offsets)
 
 
-def _outputs(network: Network) -> int:
+def _outputs(network: Network | AveragedNetwork) -> int:
     last = network.layers[-1]
     assert not isinstance(last, description.WordDropout | description.Dropout | description.Embedding)
     return last.output_size

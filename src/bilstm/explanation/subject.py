@@ -13,7 +13,7 @@ T is the temperature of the model. Imports numpy, `data`, `explanation`'s networ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
 from bilstm.data.vocabulary import UNKNOWN_ID
 from bilstm.errors import UsageError
+from bilstm.explanation.averaged_network import AveragedNetwork
 from bilstm.explanation.linear_part import word_shares
 from bilstm.explanation.network import Network
 from bilstm.explanation.words import TextWords, words_of_texts
@@ -45,14 +46,22 @@ class TextSubject:
         self.labels: LabelSet = model.labels
         self.temperature, self.shift, self.scale = model.temperature, model.shift, model.scale
         self.threads: int | None = model.model.threads
-        layers = model.model.description
-        at = next((at for at, layer in enumerate(layers) if isinstance(layer, description.Embedding)), None)
-        if at is None:
-            raise UsageError("this model has no embedding: it does not read words.")
-        self.table: np.ndarray = model.weights[f"layers.{at}.weight"]
-        self.network = Network.behind_embedding(
-            layers, model.weights, backend=model.model.backend, threads=self.threads
-        )
+        layers, weights = model.model.description, model.weights
+        backend = model.model.backend
+        self.table: np.ndarray
+        self.network: Network | AveragedNetwork
+        if isinstance(ensemble := layers[0], description.Average):
+            members = [description.member_weights(ensemble, at, weights) for at in range(ensemble.members)]
+            self.table = np.concatenate([_table_of(ensemble.layers, own) for own in members], axis=1)
+            self.network = AveragedNetwork(
+                [
+                    Network.behind_embedding(ensemble.layers, own, backend=backend, threads=self.threads)
+                    for own in members
+                ]
+            )
+        else:
+            self.table = _table_of(layers, weights)
+            self.network = Network.behind_embedding(layers, weights, backend=backend, threads=self.threads)
         self.linear = None if model.joined is None else model.joined.linear
         self.joining = None if model.joined is None else model.joined.joining
         self.outputs = 1 if self.labels.kind in ("binary", "regression") else len(self.labels.names)
@@ -64,7 +73,7 @@ class TextSubject:
         return words_of_texts(self.encoder, texts)
 
     def vectors(self, words: Sequence[TextWords]) -> Ragged:
-        """Return the vectors that the network reads."""
+        """Return the vectors that the network reads; those of an ensemble's members side by side."""
         ids = Ragged.of([one.ids for one in words])
         return Ragged(self.table[ids.values], ids.offsets)
 
@@ -181,3 +190,17 @@ class TextSubject:
         if not wanted:
             raise UsageError("no class is given to explain.", "Leave target out for the predicted class.")
         return np.tile([names.index(one) for one in wanted], (len(logits), 1))
+
+
+def _table_of(layers: Sequence[description.Layer], weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the word vectors of a stack.
+
+    Raises
+    ------
+    UsageError
+        If it has none.
+    """
+    at = next((at for at, layer in enumerate(layers) if isinstance(layer, description.Embedding)), None)
+    if at is None:
+        raise UsageError("this model has no embedding: it does not read words.")
+    return weights[f"layers.{at}.weight"]

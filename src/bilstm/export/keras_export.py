@@ -79,6 +79,11 @@ def export_keras(
             "the model adds linear n-gram models to its network, which a Keras model cannot hold.",
             "Add --network-only to write the network alone, or use --onnx.",
         )
+    if isinstance(model.model.description[0], description.Average):
+        raise UsageError(
+            f"an ensemble of {model.model.description[0].members} members is not written for Keras.",
+            "Use --onnx, which holds them all, or train with --members 1.",
+        )
     write_file(path, build_keras(model))
     notes = ["Ids are one higher than in vocabulary.json; 0 is padding (masked)."]
     if any(isinstance(layer, description.Pooling) and "max" in layer.kinds for layer in model.model.description):

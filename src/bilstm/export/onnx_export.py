@@ -177,7 +177,9 @@ def _text_comparison(
 
 
 def _vocabulary_size(model: TextModel) -> int:
-    return next(layer.vocabulary_size for layer in model.model.description if isinstance(layer, description.Embedding))
+    layers = model.model.description
+    layers = layers[0].layers if isinstance(layers[0], description.Average) else layers
+    return next(layer.vocabulary_size for layer in layers if isinstance(layer, description.Embedding))
 
 
 def _tagger_comparison(

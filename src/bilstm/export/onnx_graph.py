@@ -111,6 +111,18 @@ class GraphBuilder:
         str
             (batch, features) if a layer pools, else (time, batch, features).
         """
+        if isinstance(ensemble := layers[0], description.Average):
+            found = [
+                self.stack(
+                    ensemble.layers,
+                    description.member_weights(ensemble, number, weights),
+                    flow,
+                    lengths,
+                    f"{prefix}layers.0.members.{number}.",
+                )
+                for number in range(ensemble.members)
+            ]
+            return self.add("Mean", *found)
         mask = self.mask_of(lengths, flow)
         final: str | None = None  # last states of a recurrent layer, until another layer changes the steps
         for number, layer in enumerate(layers):

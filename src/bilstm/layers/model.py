@@ -157,6 +157,8 @@ def build_model(
         If a layer does not fit the one before it.
     """
     description.check_layers(layers)
+    if any(isinstance(layer, description.Average) for layer in layers):
+        raise UsageError("an ensemble is not trained as one: its members are.", "Build each member by itself.")
     modules = [_build_layer(layer, randomness, backend, precision, threads) for layer in layers]
     return Model(tuple(layers), modules, randomness)
 

@@ -32,6 +32,7 @@ class Model:
     Parameters
     ----------
     layers : tuple of layer descriptions
+        Or one `Average`: then every member runs over the batch, one after the other.
     weights : mapping of str to ndarray, float32
         Named `layers.<index>.<parameter>`, as `bilstm.description.weight_shapes` lists them.
     backend : {"auto", "engine", "numpy"}, default="auto"
@@ -75,6 +76,7 @@ class Model:
         self.precision = resolve_precision(backend, precision)
         self.backend = "engine" if engine_is_chosen(backend, self.precision) else "numpy"
         self._threads = threads
+        self._members = self._build_members(weights)
         self._weights = [
             {name: np.ascontiguousarray(weights[f"layers.{number}.{name}"]) for name in shapes}
             for number, shapes in enumerate(map(description.weight_shapes_of, layers))
@@ -89,6 +91,15 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy by description and weights: what the engine laid out belongs to one process."""
         return _rebuild, (self.description, self._weights, self.backend, self.precision, self._threads)
+
+    def _build_members(self, weights: Mapping[str, np.ndarray]) -> list[Model]:
+        """Open up an ensemble; no members where the model is none."""
+        first = self.description[0] if self.description else None
+        if not isinstance(first, description.Average):
+            return []
+        own = [description.member_weights(first, number, weights) for number in range(first.members)]
+        options: dict[str, Any] = {"backend": self.backend, "precision": self.precision, "threads": self._threads}
+        return [Model(first.layers, one, **options) for one in own]
 
     def _build_engine_layers(self) -> dict[int, EngineRecurrent]:
         built = {}
@@ -130,6 +141,9 @@ class Model:
             If offsets or ids are out of range.
         """
         check_offsets(batch.offsets, len(batch.values))
+        if self._members:
+            found = np.stack([np.asarray(member.run(batch)) for member in self._members])
+            return found.mean(axis=0, dtype=np.float64).astype(np.float32)
         if len(batch.values) <= _BLOCK_STEPS:
             return self._run_block(batch)
         results = [self._run_block(block) for block in _blocks(batch)]
@@ -143,6 +157,8 @@ class Model:
         for number, (layer, weights) in enumerate(zip(self.description, self._weights, strict=True)):
             if isinstance(layer, _OF_TRAINING):
                 continue
+            if isinstance(layer, description.Average):  # check_layers makes this impossible
+                raise ShapeError("an average is run by `run`.")
             if isinstance(layer, description.Linear):
                 mapped = steps.map_linear(flow.values if isinstance(flow, Ragged) else flow, layer, weights)
                 flow, known = flow.with_values(mapped) if isinstance(flow, Ragged) else mapped, {}

@@ -35,5 +35,6 @@ class Clock:
         self._tell(events.PhaseStarted(name))
         started = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - started
-        self._tell(events.PhaseDone(name, self.seconds[name]))
+        seconds = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds  # a phase may run once for each member
+        self._tell(events.PhaseDone(name, seconds))

@@ -174,13 +174,16 @@ def read_start(folder: str | Path) -> StartingWeights:
     if missing := [name for name in SHARED if name not in known and name != "kernel_size"]:
         raise ModelFolderError(f"{folder}: config.json: settings: {missing[0]!r} is missing.")
     layers = description.layers_from_config(stored.config.get("layers"))
+    prefix = ""
+    if layers and isinstance(layers[0], description.Average):  # of several members, the first
+        prefix, layers = "layers.0.members.0.", layers[0].layers
     parts = []
     for number, layer in enumerate(layers):
         if not isinstance(layer, _KINDS):
             continue
         own = {}
         for name, shape in description.weight_shapes_of(layer).items():
-            array = stored.weights.get(f"layers.{number}.{name}")
+            array = stored.weights.get(f"{prefix}layers.{number}.{name}")
             if array is None or array.shape != shape:
                 raise ModelFolderError(f"{folder}: weight 'layers.{number}.{name}' is missing or not of shape {shape}.")
             own[name] = array

@@ -23,7 +23,7 @@ from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
 from bilstm.data.tokenizers import WordTokenizer
 from bilstm.data.vocabulary import IdEncoder, TextEncoder, encoder_from_config
-from bilstm.description import Layer
+from bilstm.description import MOST_MEMBERS, Layer
 from bilstm.errors import ModelFolderError, UsageError
 from bilstm.evaluation.joining import Joining
 from bilstm.metrics import (
@@ -142,6 +142,24 @@ class Config(TrainConfig):
         0.0, help="Share of recurrent units dropped, the same at every step.", minimum=0.0, below=1.0
     )
     weight_dropout: float = settings.field(0.0, help="Share of recurrent weights dropped.", minimum=0.0, below=1.0)
+    layer_decay: float = settings.field(
+        1.0,
+        help="With --start-from: how many times slower each layer learns than the one above it; 1: all alike.",
+        minimum=1.0,
+        maximum=1000.0,
+    )
+    gradual_unfreezing: bool = settings.field(
+        False,
+        help="With --start-from: the last layer learns alone in the first epoch, and each further epoch one more "
+        "layer below joins it.",
+    )
+    members: int = settings.field(
+        1,
+        help="Networks that answer together, each trained from a seed of its own: seed, seed + 1, ...; time, memory "
+        "and the time of an answer grow with their number.",
+        minimum=1,
+        maximum=MOST_MEMBERS,
+    )
     phases: tuple[str, ...] = settings.field(
         ("mixed", "self-training"),
         help="What is learned from unlabelled texts beside word vectors: mixed, self-training, joined by commas, or "

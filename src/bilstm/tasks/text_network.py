@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,9 @@ from bilstm.tasks.text_classification import BATCH_ROWS, BATCH_STEPS, Config, de
 if TYPE_CHECKING:
     from bilstm.layers.model import Model
     from bilstm.tasks.starting_weights import StartingWeights
+    from bilstm.tasks.text_members import SharedVectors
     from bilstm.training.events import Listener
+    from bilstm.training.fine_tuning import LayerGroup
     from bilstm.training.loop import TrainResult
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Part",
     "begin_network",
     "embedding_index",
+    "fine_tuning_groups",
     "new_network",
     "train_network",
     "vocabulary_size_of",
@@ -77,12 +80,14 @@ def train_network(
     clock: Clock,
     start: StartingWeights | None = None,
     unlabelled: Ragged | None = None,
+    vectors: SharedVectors | None = None,
 ) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
     """Train the torch face of the model; return its description and best weights.
 
     From unlabelled texts come word vectors alone; see `text_phases` for more.
     """
     from bilstm.layers.model import weights_of
+    from bilstm.training import events
     from bilstm.training.loop import train
 
     net, layers = new_network(encoder, labels, config)
@@ -100,8 +105,11 @@ def train_network(
             )  # fmt: skip
 
     if not (resume and checkpoint is not None and os.path.isdir(checkpoint)):
-        begin_network(net, encoder, config, start, tell, learn)
+        begin_network(net, encoder, config, start, tell, learn if vectors is None else lambda: vectors.get(learn))
     objective = Objective(net, train_part, labels, config)
+    groups = fine_tuning_groups(net, config) if start is not None else ()
+    if groups:
+        tell(events.Note(_pace_of(groups)))
     with clock.phase("training"):
         result = train(
             net,
@@ -114,6 +122,7 @@ def train_network(
             progress=tell,
             randomness=net.randomness,
             data_fingerprint=f"{train_part.fingerprint()} {dev_part.fingerprint()}",
+            groups=groups,
         )
     return layers, weights_of(net), result
 
@@ -152,6 +161,33 @@ def begin_network(
             net.get_parameter(f"layers.{embedding_index(net.description)}.weight").copy_(torch.from_numpy(vectors))
 
 
+def fine_tuning_groups(net: Model, config: Config) -> tuple[LayerGroup, ...]:
+    """Return how the layers of a network that begins with another's weights learn: none where all learn alike.
+
+    A level is a layer with weights, the embedding the lowest; what stands above the pooling is new and one level.
+    """
+    from bilstm.training.fine_tuning import layer_groups
+
+    if config.layer_decay == 1.0 and not config.gradual_unfreezing:
+        return ()
+    pooling = next(n for n, layer in enumerate(net.description) if isinstance(layer, description.Pooling))
+    levels: dict[int, list[str]] = {}
+    for name, _ in net.named_parameters():
+        levels.setdefault(min(int(name.split(".")[1]), pooling), []).append(name)
+    ordered = [levels[number] for number in sorted(levels)]
+    return layer_groups(ordered, decay=config.layer_decay, is_gradual=config.gradual_unfreezing)
+
+
+def _pace_of(groups: Sequence[LayerGroup]) -> str:
+    """Say in one line how fast each level learns and from which epoch, lowest level first."""
+    said = [
+        f"{group.names[0].rpartition('.')[0]} {group.rate:.3g}"
+        + (f" from epoch {group.first_epoch}" if group.first_epoch > 1 else "")
+        for group in groups
+    ]
+    return f"Fine-tuning, shares of the learning rate: {', '.join(said)}."
+
+
 def embedding_index(layers: tuple[Layer, ...]) -> int:
     """Return the place of the embedding among the layers."""
     return next(number for number, layer in enumerate(layers) if isinstance(layer, description.Embedding))
@@ -183,6 +219,8 @@ class Objective:
         targets = self.targets[torch.from_numpy(rows)]
         embedded = self.net.embed(self.part.ids.select(rows))
         norm = self.adversarial_norm
+        if norm is not None and not embedded.values.requires_grad:  # while the embedding is frozen
+            embedded.values.requires_grad_()
         seen: list[Any] = []
 
         def loss_of(values: Any) -> Any:

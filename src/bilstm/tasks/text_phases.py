@@ -202,7 +202,8 @@ class UnlabelledTraining:
         config = self.config
         stored = None if self.checkpoint is None else Path(self.checkpoint) / "vectors.npy"
         if stored is not None and "vectors" in self._plan and stored.exists():
-            return np.load(stored)
+            self.vectors = np.load(stored)
+            return self.vectors
         every = joined_rows(self.train.ids, self.unlabelled)
         size = (len(self._table), config.embedding_size)
         settings: dict[str, Any] = {"seed": config.seed, "backend": config.backend, "threads": config.threads}
@@ -232,6 +233,7 @@ class UnlabelledTraining:
             with open(f"{stored}.part", "wb") as file:
                 np.save(file, vectors)
             os.replace(f"{stored}.part", stored)
+        self.vectors = vectors  # for the other members of an ensemble
         return vectors
 
     # ---- phases ------------------------------------------------------------------------------------------------

@@ -39,10 +39,21 @@ from bilstm.versions import environment
 if TYPE_CHECKING:
     from bilstm.tasks.text_training import Outcome
 
-__all__ = ["JOINED", "Provenance", "ScoredPart", "describe_run", "model_card", "model_name", "peak_memory"]
+__all__ = [
+    "JOINED",
+    "Provenance",
+    "ScoredPart",
+    "describe_run",
+    "members_note",
+    "members_text",
+    "model_card",
+    "model_name",
+    "peak_memory",
+]
 
 
 JOINED = " + n-grams"  # after the name of a network to which the linear model is joined
+_FIRST_SHOWN = "The curves show the first member's epochs; history.json holds those of all."
 
 
 @dataclass(frozen=True)
@@ -98,14 +109,43 @@ class ScoredPart:
     extra_parts: Sequence[Any] = field(default_factory=tuple)
 
 
-def model_name(config: Config) -> str:
-    """Name the model in the words of the field, for example "BiLSTM (2 layers)"."""
-    if config.cell == "none":
-        return "feed-forward model"
+def model_name(config: Config, members: int = 1) -> str:
+    """Name the model in the words of the field, for example "BiLSTM (2 layers)" or "3 x BiLSTM"."""
     cells = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
     layers = len(config.layer_sizes) if config.layer_sizes else config.num_layers
-    name = ("Bi" if config.bidirectional else "") + cells[config.cell]
-    return f"{name} ({layers} layers)" if layers > 1 else name
+    if config.cell == "none":
+        name = "feed-forward model"
+    else:
+        name = ("Bi" if config.bidirectional else "") + cells[config.cell]
+        name = f"{name} ({layers} layers)" if layers > 1 else name
+    return f"{members} x {name}" if members > 1 else name
+
+
+_SCORES = {"multilabel": "micro_f1", "regression": "root_mean_squared_error"}
+
+
+def members_text(outcome: Outcome) -> str:
+    """Say how many members there are, for example "2 members"."""
+    count = len(outcome.members)
+    return f"{count} member{'s' if count > 1 else ''}"
+
+
+def members_note(outcome: Outcome) -> str:
+    """Say what each network of an ensemble scores on the development part, and what they score together."""
+    name = _SCORES.get(outcome.model.labels.kind, "accuracy")
+    said = [
+        f"seed {member.seed}: {member.dev_metrics[name]:.4f} (epoch {member.result.best_epoch})"
+        for member in outcome.members
+    ]
+    together = outcome.network_metrics[name]
+    note = f"{members_text(outcome)}, {name.replace('_', ' ')} on the development part: {'; '.join(said)}"
+    note += f"; all together {together:.4f}."
+    if "log_loss" in outcome.network_metrics:
+        losses = [member.dev_metrics["log_loss"] for member in outcome.members]
+        note += (
+            f" Log loss {sum(losses) / len(losses):.4f} on average, {outcome.network_metrics['log_loss']:.4f} together."
+        )
+    return note
 
 
 def peak_memory() -> int:
@@ -175,7 +215,7 @@ def describe_run(
         kind=kind,  # type: ignore[arg-type]
         scores=part.scores,
         scored_on=part.name,
-        model_name=model_name(config) + (JOINED if model.joined is not None else ""),
+        model_name=model_name(config, len(outcome.members)) + (JOINED if model.joined is not None else ""),
         command=provenance.command,
         is_final=part.is_final,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -185,7 +225,11 @@ def describe_run(
             *part.extra_parts,
             describe_part(part.name.removeprefix("the ").split(" of ")[0], part.lengths, part.targets, names),
         ],
-        notes=[*provenance.notes, *outcome.notes],
+        notes=[
+            *provenance.notes,
+            *outcome.notes,
+            *([members_note(outcome), _FIRST_SHOWN] if len(outcome.members) > 1 else []),
+        ],
         baseline=baseline,
         epochs=outcome.result.history,
         best_epoch=outcome.result.best_epoch or None,
@@ -201,7 +245,9 @@ def describe_run(
         settings=to_mapping(config),
         versions={name: version for name, version in environment().items() if version is not None},
         machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        seeds={"seed": config.seed},
+        seeds={"seed": ", ".join(str(member.seed) for member in outcome.members)}
+        if len(outcome.members) > 1
+        else {"seed": config.seed},
         seconds=seconds,
         peak_memory=peak_memory(),
     )
@@ -214,8 +260,7 @@ def _sample(part: ScoredPart, seed: int, most: int = 1000) -> list[tuple[float, 
 
 def model_card(data: ReportData, metrics: Mapping[str, Any]) -> str:
     """Write README.md of the model folder: what the model is, what it was trained on, how good, how to use it."""
-    score_name = {"classification": "accuracy", "multilabel": "micro_f1", "regression": "root_mean_squared_error"}
-    name = score_name[data.kind]
+    name = _SCORES.get(data.kind, "accuracy")
     lines = [
         "---",
         "library_name: bilstm",
@@ -231,6 +276,7 @@ def model_card(data: ReportData, metrics: Mapping[str, Any]) -> str:
     ]
     if data.baseline is not None:
         lines.append(f"| {data.baseline.name} | {data.scored_on} | {_number(data.baseline.scores.get(name))} |")
+    lines += _member_lines(metrics.get("members"), metrics.get("network_alone", metrics), name)
     lines += _precision_lines(metrics.get("precisions"))
     lines += ["", "## Data", ""]
     lines += [f"- `{file.name}`: {file.rows:,} rows, {file.use}, sha256 `{file.sha256}`" for file in data.files]
@@ -252,6 +298,15 @@ def model_card(data: ReportData, metrics: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _member_lines(members: Sequence[Mapping[str, Any]] | None, together: Mapping[str, Any], name: str) -> list[str]:
+    """Write the score of each network of an ensemble, and of all together."""
+    if not members:
+        return []
+    lines = ["", f"| member | best epoch | {name.replace('_', ' ')} on the development part |", "|---|---|---|"]
+    lines += [f"| seed {one['seed']} | {one['best_epoch']} | {_number(one['dev'].get(name))} |" for one in members]
+    return [*lines, f"| mean of {len(members)} | - | {_number(together['dev'].get(name))} |"]
 
 
 def _precision_lines(precisions: Mapping[str, Any] | None) -> list[str]:

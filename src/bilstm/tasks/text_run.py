@@ -31,7 +31,17 @@ from bilstm.tasks.phases import Clock
 from bilstm.tasks.precision_scores import precision_scores
 from bilstm.tasks.starting_weights import read_start
 from bilstm.tasks.text_classification import Config, TextModel, Texts
-from bilstm.tasks.text_report import JOINED, Provenance, ScoredPart, describe_run, model_card, model_name, peak_memory
+from bilstm.tasks.text_report import (
+    JOINED,
+    Provenance,
+    ScoredPart,
+    describe_run,
+    members_note,
+    members_text,
+    model_card,
+    model_name,
+    peak_memory,
+)
 from bilstm.tasks.text_training import Outcome, Unlabelled, fit
 from bilstm.training import events
 from bilstm.training.budget import Budget
@@ -154,14 +164,21 @@ def run(job: Job, tell: Callable[[Any], None]) -> RunResult:
     parts = split_parts(records, targets, labels, job, tell)
     further = read_unlabelled(job, records, parts, tell) if job.unlabelled else None
     outcome = _fit(parts, labels, job, further, tell)
+    if len(outcome.members) > 1:
+        tell(events.Note(members_note(outcome)))
     scored, summary = _measure(parts, outcome, labels, job, records)
     explained = _explain(outcome, scored, job, tell)
     if explained is not None and explained.measured:
         summary["explanations"] = explained.to_json()
     result = _write(job, parts, outcome, labels, scored, summary, records, explained, time.perf_counter() - started)
     if outcome.result.stopped_because == "interrupted":
+        kept = (
+            f"the best model so far (epoch {outcome.result.best_epoch}) is"
+            if job.config.members == 1
+            else f"{members_text(outcome)} of {job.config.members} are"
+        )
         raise InterruptedTrainingError(
-            f"Interrupted; the best model so far (epoch {outcome.result.best_epoch}) is saved in {job.output}.",
+            f"Interrupted; {kept} saved in {job.output}.",
             "Add --resume to the same command to go on.",
         )
     shutil.rmtree(checkpoint_of(job.output), ignore_errors=True)
@@ -307,7 +324,7 @@ def _measure(
     train_rows = len(outcome.train_rows)
     summary: dict[str, Any] = {
         "task": "text-classification",
-        "model": model_name(outcome.config) + (JOINED if model.joined is not None else ""),
+        "model": model_name(outcome.config, len(outcome.members)) + (JOINED if model.joined is not None else ""),
         "kind": labels.kind,
         "classes": list(labels.names),
         "rows": {"train": train_rows, "dev": len(dev), "test": len(parts.test[0]) if parts.test else 0},
@@ -317,10 +334,22 @@ def _measure(
         "temperature": model.temperature,
         "precisions": precision_scores(model, _texts(dev), outcome.dev_targets),
     }
+    if len(outcome.members) > 1:
+        summary["members"] = [
+            {
+                "seed": member.seed,
+                "best_epoch": member.result.best_epoch,
+                "stopped_because": member.result.stopped_because,
+                "seconds": round(member.result.seconds, 2),
+                "dev": _plain(member.dev_metrics),
+            }
+            for member in outcome.members
+        ]
     if outcome.phases:
         summary["phases"] = [dataclasses.asdict(phase) for phase in outcome.phases]
     if model.joined is not None:
-        summary["network_alone"] = {"name": model_name(outcome.config), "dev": _plain(outcome.network_metrics)}
+        name = model_name(outcome.config, len(outcome.members))
+        summary["network_alone"] = {"name": name, "dev": _plain(outcome.network_metrics)}
     baseline = outcome.baseline
     if baseline is not None and outcome.baseline_metrics is not None:
         summary["linear_baseline"] = {"name": baseline.name, "dev": _plain(outcome.baseline_metrics)}
@@ -446,5 +475,10 @@ def _write(
 
 
 def _history(outcome: Outcome) -> str:
-    rows = [dataclasses.asdict(row) for row in outcome.result.history]
-    return json.dumps({"epochs": rows}, indent=1)
+    history: dict[str, Any] = {"epochs": [dataclasses.asdict(row) for row in outcome.result.history]}
+    if len(outcome.members) > 1:
+        history["members"] = [
+            {"seed": member.seed, "epochs": [dataclasses.asdict(row) for row in member.result.history]}
+            for member in outcome.members
+        ]
+    return json.dumps(history, indent=1)

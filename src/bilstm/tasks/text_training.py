@@ -6,6 +6,7 @@ machine that only predicts never needs them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from bilstm.tasks.text_classification import (
     output_count,
     words_of,
 )
+from bilstm.tasks.text_members import Member, SharedVectors, joined_layers, joined_result, train_members
 from bilstm.tasks.text_network import Part, train_network, vocabulary_size_of
 from bilstm.tasks.text_phases import UnlabelledTraining
 from bilstm.thread_waiting import wait_passively
@@ -80,6 +82,8 @@ class Outcome:
     notes : list of str
     phases : list of PhaseRecord
         Of a training with unlabelled texts.
+    members : list of Member
+        The networks that answer together; of several, each with its own scores.
     """
 
     model: TextModel
@@ -99,6 +103,7 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     phases: list[PhaseRecord] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def fit(
     unlabelled : Unlabelled, optional
         Further texts to learn from, and the time for it all; see `text_phases`.
     vectors : ndarray of shape (vocabulary, embedding_size), optional
-        Word vectors for the ids of `encoder`, learned before; for trainings with unlabelled texts.
+        Word vectors for the ids of `encoder`, learned before.
     checkpoint, resume, progress
         As in `training.train`.
 
@@ -180,6 +185,7 @@ def fit(
     if len(dev_targets) == 0:
         raise DataError("the development part has no rows.", "Give more rows, or a file with --valid.")
 
+    _check_fine_tuning(config, start is not None, unlabelled is not None)
     if start is not None:
         config = start.adopt(config)
     has_ids = encoder is not None
@@ -211,42 +217,25 @@ def fit(
         for ids, own in ((train_ids, train_targets), (dev_ids, dev_targets))
     )
     further = None if unlabelled is None else _unlabelled_ids(unlabelled, encoder, train_ids, has_ids, tell)
-    if further is not None and unlabelled is not None and labels.kind in ("binary", "multiclass"):
-        training = UnlabelledTraining(
-            train=train_part,
-            dev=dev_part,
-            unlabelled=further,
-            encoder=encoder,
-            labels=labels,
-            config=config,
-            budget=unlabelled.budget,
-            start=start,
-            checkpoint=checkpoint,
-            resume=resume,
-            tell=tell,
-            clock=clock,
-            vectors=vectors,
-        )
-        layers, weights, result = training.run()
-        phases = training.records
-    else:
-        if further is not None:
-            tell(events.Note("Labels are no classes: from the unlabelled texts come word vectors alone."))
-        layers, weights, result = train_network(
-            train_part, dev_part, encoder, labels, config, checkpoint, resume, tell, clock, start, further
-        )
-        phases = []
+    if further is not None and labels.kind not in ("binary", "multiclass"):
+        tell(events.Note("Labels are no classes: from the unlabelled texts come word vectors alone."))
+    budget = None if unlabelled is None else unlabelled.budget
+    trainer = _Trainer(train_part, dev_part, encoder, labels, start, further, budget, tell, clock)
+    trainer.shared = SharedVectors(checkpoint, config.members > 1, vectors)
+    members = train_members(trainer.train_one, config, checkpoint, resume, tell)
+    layers, weights = joined_layers(members)
     runtime = RuntimeModel(layers, weights, threads=config.threads)
     model = TextModel(encoder, labels, runtime, weights, shift=shift, scale=scale)
     with clock.phase("evaluate"):
         dev_logits = model.logits_of_ids(dev_ids)
         temperature, before = None, None
-        notes = [line for phase in phases if (line := phase.line())]
+        notes = [line for member in members for phase in member.phases if (line := phase.line())]
         if labels.kind != "regression":
             before = model.measure(model.decode(dev_logits), dev_targets)
-            temperature = fit_temperature(dev_logits[:, 0] if labels.kind == "binary" else dev_logits, dev_targets)
-            model.temperature = temperature.value
+            temperature = _calibrate(model, dev_logits, dev_targets)
             notes += [temperature.note] if temperature.note else []
+        if len(members) > 1:
+            members = [_measured(member, model, dev_ids, dev_targets) for member in members]
         network_metrics = model.measure(model.decode(dev_logits), dev_targets)
         if linear is not None and config.join_linear and temperature is not None:
             dev_logits, note = _join(model, linear, dev_logits, dev_texts, dev_targets, temperature)
@@ -256,7 +245,7 @@ def fit(
     return Outcome(
         model=model,
         config=config,
-        result=result,
+        result=joined_result(members),
         baseline=linear,
         train_rows=train_rows,
         dev_rows=dev_rows,
@@ -270,8 +259,69 @@ def fit(
         seconds=clock.seconds,
         notes=notes,
         network_metrics=network_metrics,
-        phases=phases,
+        phases=[phase for member in members for phase in member.phases],
+        members=members,
     )
+
+
+@dataclass
+class _Trainer:
+    """What the networks of one classifier are trained on; `train_one` trains one of them."""
+
+    train: Part
+    dev: Part
+    encoder: TextEncoder | IdEncoder
+    labels: LabelSet
+    start: StartingWeights | None
+    unlabelled: Ragged | None
+    budget: Budget | None
+    tell: Listener
+    clock: Clock
+    shared: SharedVectors = field(default_factory=lambda: SharedVectors(None, False))
+
+    def train_one(self, config: Config, checkpoint: str | None, resume: bool, left: int) -> Member:
+        """Train a network; `left` networks share what is left of the budget."""
+        if self.unlabelled is None or self.budget is None or self.labels.kind not in ("binary", "multiclass"):
+            layers, weights, result = train_network(
+                self.train, self.dev, self.encoder, self.labels, config, checkpoint, resume, self.tell, self.clock,
+                self.start, self.unlabelled, self.shared,
+            )  # fmt: skip
+            return Member(config.seed, layers, weights, result)
+        training = UnlabelledTraining(
+            train=self.train,
+            dev=self.dev,
+            unlabelled=self.unlabelled,
+            encoder=self.encoder,
+            labels=self.labels,
+            config=config,
+            budget=self.budget.part(left),
+            start=self.start,
+            checkpoint=checkpoint,
+            resume=resume,
+            tell=self.tell,
+            clock=self.clock,
+            vectors=self.shared.vectors,
+        )
+        layers, weights, result = training.run()
+        self.shared.vectors = training.vectors
+        return Member(config.seed, layers, weights, result, training.records)
+
+
+def _calibrate(model: TextModel, logits: np.ndarray, targets: np.ndarray) -> Temperature:
+    """Fit the temperature of a model of classes on the development part and give it to the model."""
+    found = fit_temperature(logits[:, 0] if model.labels.kind == "binary" else logits, targets)
+    model.temperature = found.value
+    return found
+
+
+def _measured(member: Member, whole: TextModel, dev_ids: Ragged, dev_targets: np.ndarray) -> Member:
+    """Return the member with its own scores on the development part, at a temperature of its own."""
+    runtime = RuntimeModel(member.layers, member.weights, threads=whole.model.threads)
+    alone = TextModel(whole.encoder, whole.labels, runtime, member.weights, shift=whole.shift, scale=whole.scale)
+    logits = alone.logits_of_ids(dev_ids)
+    if alone.labels.kind != "regression":
+        _calibrate(alone, logits, dev_targets)
+    return dataclasses.replace(member, dev_metrics=alone.measure(alone.decode(logits), dev_targets))
 
 
 def _join(
@@ -296,6 +346,18 @@ def _join(
         f"The n-gram model was joined to the network's output: development log loss {alone:.4f} -> {joining.loss:.4f}."
     )
     return joining.join(network_logits, margins), note
+
+
+def _check_fine_tuning(config: Config, has_start: bool, has_unlabelled: bool) -> None:
+    """Raise UsageError for settings of fine-tuning that would do nothing."""
+    is_default = config.layer_decay == Config.layer_decay and config.gradual_unfreezing == Config.gradual_unfreezing
+    if not is_default and not has_start:
+        raise UsageError(
+            "--layer-decay and --gradual-unfreezing are for a training that begins with another model.",
+            "Add --start-from, or leave them out.",
+        )
+    if not is_default and has_unlabelled:
+        raise UsageError("--layer-decay and --gradual-unfreezing do nothing with --unlabelled.", "Leave them out.")
 
 
 def _take(texts: Texts, rows: np.ndarray) -> Texts:
@@ -391,10 +453,16 @@ def _plan(
     known = vocabulary_size_of(encoder)
     shapes = description.weight_shapes(describe_model(config, known, output_count(labels))).values()
     parameters = sum(math.prod(shape) for shape in shapes)
-    return (
+    plan = (
         f"{len(train_ids):,} texts to train on (median {int(np.median(train_ids.lengths)):,} tokens), "
         f"{len(dev_ids):,} to choose the epoch by; {known:,} known tokens, {parameters:,} parameters."
     )
+    if config.members > 1:
+        plan += (
+            f" {config.members} members of so many each, one after the other: {config.members} times the time, "
+            "and as many times the memory and the time of an answer."
+        )
+    return plan
 
 
 def fit_baseline(

@@ -76,6 +76,12 @@ class Budget:
         """Return how much of the whole budget a time is, 0 to 1."""
         return 0.0 if self.seconds is None else min(seconds / self.seconds, 1.0)
 
+    def part(self, shares: int) -> Budget:
+        """Return a budget that begins now and is one of so many equal shares of what is left."""
+        if shares == 1:
+            return self
+        return Budget(None if self.seconds is None else self.left() / shares, self._clock)
+
     def line(self) -> str:
         """Say how far it is used, with what is left."""
         if self.seconds is None:

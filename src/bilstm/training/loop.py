@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from bilstm.training.averaging import WeightAverage
 from bilstm.training.checkpoint import RunState, made_with, read_checkpoint, restore, set_weights, write_checkpoint
 from bilstm.training.denormals import flushed_denormals
 from bilstm.training.events import EpochRow, Listener
+from bilstm.training.fine_tuning import LayerGroup
 from bilstm.training.interruption import interruptible
 from bilstm.training.schedule import learning_rate_at
 
@@ -97,6 +98,7 @@ def train(
     stop: Callable[[], bool] | None = None,
     randomness: Randomness | None = None,
     data_fingerprint: str = "",
+    groups: Sequence[LayerGroup] = (),
 ) -> TrainResult:
     """Train a model and leave its best weights in it.
 
@@ -124,6 +126,8 @@ def train(
         Told before each step. torch's own generator is set before each step as well, and put back at the end.
     data_fingerprint : str
         Names the training data; a run goes on only with the same one.
+    groups : sequence of LayerGroup
+        Which weights learn more slowly or begin later; empty: all alike. Every weight is in one of them.
 
     Raises
     ------
@@ -136,7 +140,7 @@ def train(
         If the checkpoint is of other settings, other data or another model, or is damaged.
     """
     listener = progress or (lambda event: None)
-    run = _Run(model, step_loss, dev_score, batches_of_epoch, config, listener, randomness, data_fingerprint)
+    run = _Run(model, step_loss, dev_score, batches_of_epoch, config, listener, randomness, data_fingerprint, groups)
     run.checkpoint = Path(checkpoint) if checkpoint is not None else None
     run.begin(resume)
     with (
@@ -173,7 +177,9 @@ def _kept_generator() -> Iterator[None]:
 class _Run:
     """A run in progress: the objects of a training and where it stands."""
 
-    def __init__(self, model, step_loss, dev_score, batches_of_epoch, config, listener, randomness, data_fingerprint):
+    def __init__(
+        self, model, step_loss, dev_score, batches_of_epoch, config, listener, randomness, data_fingerprint, groups=()
+    ):
         self.model: nn.Module = model
         self.step_loss = step_loss
         self.dev_score = dev_score
@@ -185,7 +191,8 @@ class _Run:
         self.checkpoint: Path | None = None
         self.stop: Callable[[], str | None] = lambda: None
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(self.parameters, config)
+        self.groups = _parameter_groups(model, groups)
+        self.optimizer = _optimizer(self.groups, config)
         self.average = WeightAverage(model, config.average_decay) if config.average_decay is not None else None
         self.best: dict[str, Tensor] | None = None
         self.state = RunState(threads=config.threads or torch.get_num_threads())
@@ -234,6 +241,7 @@ class _Run:
         if len(batches) == 0 or state.position > len(batches):
             raise UsageError(f"epoch {state.epoch} has {len(batches)} batches; at least 1 is needed.")
         self.model.train()
+        self._unfreeze(state.epoch)
         self.tell(events.EpochStarted(state.epoch, self.config.max_epochs, len(batches), state.position))
         while state.position < len(batches):
             if reason := self.stop():
@@ -258,13 +266,19 @@ class _Run:
                 self._save()
         return self.stop()
 
+    def _unfreeze(self, epoch: int) -> None:
+        """Let those weights learn that do so in this epoch."""
+        for group in self.groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(epoch >= group["first_epoch"])
+
     def _step(self, batch: Sequence, batches: int) -> None:
         """Train on one batch."""
         state, config = self.state, self.config
         done = (state.epoch - 1 + (state.position + 0.5) / batches) / config.max_epochs
         state.learning_rate = learning_rate_at(config, done)
         for group in self.optimizer.param_groups:
-            group["lr"] = state.learning_rate
+            group["lr"] = state.learning_rate * group["rate"]
         torch.default_generator.manual_seed(_step_seed(config.seed, state.step))
         if self.randomness is not None:
             self.randomness.start_step(config.seed, state.step)
@@ -390,6 +404,8 @@ class _Run:
             state.best_epoch = 0
         if self.best is not None:
             set_weights(self.model, self.best)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
         self.model.eval()
         seconds = state.seconds + sum(row.seconds for row in state.history)
         self.tell(events.TrainingEnded(reason, state.best_epoch, state.best_score, seconds))
@@ -416,7 +432,21 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not os.listdir(path)
 
 
-def _optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def _parameter_groups(model: nn.Module, groups: Sequence[LayerGroup]) -> list[dict[str, Any]]:
+    """Return the optimizer's groups, in the order of the parameters where they learn alike."""
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    chosen = groups or (LayerGroup(tuple(named)),)
+    listed = [name for group in chosen for name in group.names]
+    if sorted(listed) != sorted(named):
+        wrong = sorted(set(listed) ^ set(named)) or listed
+        raise UsageError(f"each weight must be in one group; see {wrong[0]!r}.")
+    return [
+        {"params": [named[name] for name in group.names], "rate": group.rate, "first_epoch": group.first_epoch}
+        for group in chosen
+    ]
+
+
+def _optimizer(parameters: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return kind(
         parameters,
