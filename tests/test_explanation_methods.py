@@ -19,6 +19,7 @@ from bilstm.explanation.gradients import (
     run_path,
 )
 from bilstm.explanation.linear_part import margins_without, occurrences_of, phrase_values, word_shares
+from bilstm.explanation.near_occlusion import FEWEST_STEPS, open_texts, scores_nearly_without
 from bilstm.explanation.network import Network
 from bilstm.explanation.pooled_pass import PooledTrace
 from bilstm.explanation.relevance import relevance
@@ -391,6 +392,45 @@ def test_occlusion_of_words_is_leaving_them_out_of_the_text(kind, variant):
     for at in range(len(words)):
         without = scores(" ".join(words[:at] + words[at + 1 :]))
         np.testing.assert_allclose(found.attributions[at], found.score - without, atol=2e-5)
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+@pytest.mark.parametrize("kinds", [("mean",), ("max", "mean"), ("last", "max")])
+@pytest.mark.parametrize("merge", ["concat", "one direction"])
+def test_rest_of_a_text_is_its_first_order(backend, kinds, merge):
+    """What a gradient says about the rest is wrong in second order: exact for no bound, better for a smaller one."""
+    recurrent = d.Recurrent("lstm", 6, 8, bidirectional=merge == "concat")
+    pooling = d.Pooling(recurrent.output_size, kinds)
+    layers = [recurrent, pooling, d.Linear(pooling.output_size, 5, "tanh"), d.Linear(5, 3)]
+    network, _ = network_of(layers, backend, scale=0.5)
+    batch = batch_of(6, (3, 0, 150))
+    opened, contrasts = open_texts(network, batch), np.random.default_rng(8).normal(size=(2, 3))
+    np.testing.assert_allclose(opened.logits, network.run(batch), atol=0 if network.backend == "engine" else 2e-6)
+    starts = np.arange(150)
+    cuts = np.stack([starts, np.minimum(starts + 1 + starts % 2, 150)], axis=1)
+    exact = occlusion.run_without(network, batch, np.full(150, 2), cuts) @ contrasts.T
+    errors = [
+        np.abs(scores_nearly_without(opened, 2, contrasts, cuts, bound=bound) - exact) for bound in (np.inf, 0.01, 0.0)
+    ]
+    zeroth = np.abs(exact - opened.logits[2] @ contrasts.T)
+    assert np.median(errors[0]) < 0.1 * np.median(zeroth)  # eight steps and a gradient say nearly all
+    rounding = 0.01 if backend == "auto" else 2e-5  # bfloat16 where AMX runs
+    assert errors[1].max() < 0.01 + rounding
+    assert errors[2].max() < rounding
+
+
+def test_near_occlusion_of_a_text_model_is_near():
+    """Long texts by gradients of the rest, short ones exactly; several classes at once."""
+    texts = [" ".join(some_texts(12, seed)) for seed in (1, 2)] + some_texts(3)
+    for kind in ("binary", "multiclass"):
+        subject = subject_of(model := text_model(kind))
+        assert max(len(one) for one in subject.words(texts)) > 2 * FEWEST_STEPS
+        near, exact = (explain(model, texts, method, target="all") for method in ("near-occlusion", "occlusion"))
+        for one, other in zip(near, exact, strict=True):
+            assert one.attributions.shape == other.attributions.shape
+            tolerance = 1e-6 if len(one.tokens) < FEWEST_STEPS else 0.02
+            np.testing.assert_allclose(one.attributions, other.attributions, atol=tolerance)
+            assert len(one.tokens) >= FEWEST_STEPS or np.abs(other.attributions).max() > 0.1
 
 
 # ---- linear part ----

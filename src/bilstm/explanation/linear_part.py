@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bilstm.data.ragged import Ragged
 from bilstm.runtime.ngram_linear import LinearHead, NgramLinear
 
 __all__ = ["Occurrences", "margins_without", "occurrences_of", "phrase_values", "word_shares"]
@@ -34,8 +35,12 @@ class Occurrences(NamedTuple):
 
 def occurrences_of(linear: NgramLinear, words: Sequence[str]) -> Occurrences:
     """Find the known n-grams of a text."""
+    return _occurrences(linear, linear.numbers_of([words]))
+
+
+def _occurrences(linear: NgramLinear, numbers: Ragged) -> Occurrences:
     starts, orders, features, before = [], [], [], 0
-    for order, (_, found, size) in enumerate(linear.index.occurrences([words]), start=1):
+    for order, (_, found, size) in enumerate(linear.index.occurrences_of_numbers(numbers), start=1):
         places = np.flatnonzero(found >= 0)
         starts.append(places)
         orders.append(np.full(len(places), order))
@@ -131,9 +136,10 @@ def margins_without(
     whole : ndarray of shape (outputs,), float64
     without : ndarray of shape (cuts, outputs), float64
     """
-    found = occurrences_of(linear, words)
+    numbers = linear.numbers_of([words])
+    found = _occurrences(linear, numbers)
     lost = _lost(found, cuts)
-    gained = _gained(linear, words, cuts)
+    gained = _gained(linear, numbers.values, cuts)
     rows = np.concatenate([lost[0], gained[0]])
     features = np.concatenate([lost[1], gained[1]])
     signs = np.concatenate([np.full(len(lost[0]), -1), np.full(len(gained[0]), 1)])
@@ -166,16 +172,18 @@ def _lost(found: Occurrences, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return rows[touches], features[places[touches]]
 
 
-def _gained(linear: NgramLinear, words: Sequence[str], cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (cut, n-gram) for each n-gram that a cut makes: those over the seam."""
+def _gained(linear: NgramLinear, numbers: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (cut, n-gram) for each n-gram that a cut makes: those over the seam; `numbers` of the words."""
     reach = linear.index.max_order - 1
     if reach == 0 or not len(cuts):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    lists = [[*words[max(start - reach, 0) : start], *words[end : end + reach]] for start, end in cuts.tolist()]
+    row, places = _ranges(np.maximum(cuts[:, 0] - reach, 0), np.minimum(cuts[:, 1] + reach, len(numbers)))
+    kept = (places < cuts[row, 0]) | (places >= cuts[row, 1])
+    begins = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=len(cuts)))])
+    around = Ragged(numbers[places[kept]], begins)  # the words near each cut, without it
     seams = np.minimum(cuts[:, 0], reach)  # words before the seam
-    begins = np.concatenate([[0], np.cumsum([len(part) for part in lists])])
     rows, features, before = [], [], 0
-    for order, (row, found, size) in enumerate(linear.index.occurrences(lists), start=1):
+    for order, (row, found, size) in enumerate(linear.index.occurrences_of_numbers(around), start=1):
         places = np.flatnonzero(found >= 0)
         start = places - begins[row[places]]
         over = (start < seams[row[places]]) & (start + order > seams[row[places]])

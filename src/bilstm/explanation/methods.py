@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from bilstm.explanation.gradients import (
     run_path,
 )
 from bilstm.explanation.linear_part import margins_without, occurrences_of, phrase_values
+from bilstm.explanation.near_occlusion import FEWEST_STEPS, OpenedTexts, open_texts, scores_nearly_without
 from bilstm.explanation.network import attention_of
 from bilstm.explanation.occlusion import AGREEMENT, NEAR_AGREEMENT, can_reuse_states, logits_without
 from bilstm.explanation.relevance import relevance
@@ -79,12 +81,12 @@ class Start:
     ----------
     logits : ndarray of shape (texts, outputs)
         Of the network.
-    path : Path or None
-        Of the texts, for a method that goes along it.
+    first : Path, OpenedTexts or None
+        What the method's `first` gave.
     """
 
     logits: np.ndarray
-    path: Path | None = None
+    first: Any = None
 
 
 # subject, words of the texts, their vectors, contrasts (texts, targets, outputs), start -> one entry a text
@@ -101,20 +103,21 @@ class Method:
     baseline : str
         In words, what the text is compared with.
     attribute : function
-    takes_path : bool
-        The path of the texts from their baseline is run first.
+    first : function, optional
+        What can be run before it is known what to explain, for all texts of a batch; it gives their `logits` too, or
+        None where it is of no use.
     """
 
     name: str
     baseline: str
     attribute: Attribute
-    takes_path: bool = False
+    first: Callable[[TextSubject, Ragged], Path | OpenedTexts | None] | None = None
 
 
 def start(subject: TextSubject, method: Method, vectors: Ragged) -> Start:
     """Run what a method needs first, and with it the logits of the network."""
-    path = run_path(subject.network, vectors, subject.baseline) if method.takes_path else None
-    return Start(subject.network.run(vectors) if path is None else path.logits, path)
+    first = None if method.first is None else method.first(subject, vectors)
+    return Start(subject.network.run(vectors) if first is None else first.logits, first)
 
 
 # ---- methods that take the network's score apart step by step ----
@@ -159,6 +162,10 @@ def _integrated(subject: TextSubject, batch: Ragged, contrasts: np.ndarray, logi
     return integrated_gradients(subject.network, batch, subject.baseline, contrasts, logits=logits)
 
 
+def _path(subject: TextSubject, vectors: Ragged) -> Path | None:
+    return run_path(subject.network, vectors, subject.baseline)
+
+
 def _quick(
     subject: TextSubject, words: Sequence[TextWords], vectors: Ragged, contrasts: np.ndarray, begun: Start
 ) -> list[Attributed]:
@@ -166,8 +173,8 @@ def _quick(
     targets, found = contrasts.shape[1], []
     for target in range(targets):
         wanted = contrasts[:, target] * subject.network_weight
-        if begun.path is not None:
-            found.append(begun.path.attribute(wanted))
+        if begun.first is not None:
+            found.append(begun.first.attribute(wanted))
         else:
             found.append(quick_gradients(subject.network, vectors, subject.baseline, wanted, logits=begun.logits))
     if targets == 1:
@@ -253,11 +260,31 @@ def _near_occlusion(
         raise UsageError(
             "near-occlusion is for one recurrent layer with pooling by last, max or mean.", "Choose occlusion."
         )
-    cuts = [_single_words(one) for one in words]
-    found = scores_without(
-        subject, words, vectors, contrasts, cuts, begun.logits, agreement=NEAR_AGREEMENT, precision="auto"
-    )
-    return [Attributed(whole - without) for whole, without in found]
+    if begun.first is None:
+        cuts = [_single_words(one) for one in words]
+        found = scores_without(
+            subject, words, vectors, contrasts, cuts, begun.logits, agreement=NEAR_AGREEMENT, precision="auto"
+        )
+        return [Attributed(whole - without) for whole, without in found]
+    result, opened = [], begun.first
+    for row, one in enumerate(words):
+        own, logits = contrasts[row : row + 1], begun.logits[row : row + 1]
+        if len(one.ids) < FEWEST_STEPS:
+            begins = Start(logits)
+            result += _occlusion(subject, [one], vectors.select([row]), own, begins)
+            continue
+        cuts = np.searchsorted(one.word_of_step, _single_words(one)).astype(np.int64).reshape(-1, 2)
+        weighted = contrasts[row] * subject.network_weight
+        values = logits @ weighted.T - scores_nearly_without(opened, row, weighted, cuts)
+        if subject.linear is not None:
+            whole, without = margins_without(subject.linear, subject.linear_weights, one.keys, _single_words(one))
+            values = values + (whole - without) @ contrasts[row].T
+        result.append(Attributed(values))
+    return result
+
+
+def _opened(subject: TextSubject, vectors: Ragged) -> OpenedTexts | None:
+    return open_texts(subject.network, vectors) if vectors.lengths.max(initial=0) >= FEWEST_STEPS else None
 
 
 def _decomposition(
@@ -308,9 +335,9 @@ _UNKNOWN = "a text of as many unknown words, and no n-gram"
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("quick-gradients", _UNKNOWN, _quick, takes_path=True),
+        Method("quick-gradients", _UNKNOWN, _quick, _path),
         Method("occlusion", "the same text without the word", _occlusion),
-        Method("near-occlusion", "the same text without the word, nearly", _near_occlusion),
+        Method("near-occlusion", "the same text without the word, nearly", _near_occlusion, _opened),
         Method("integrated-gradients", _UNKNOWN, _by_steps(_integrated)),
         Method("relevance", "what biases and intercepts give", _by_steps(_relevance)),
         Method("contextual-decomposition", "the rest of the text, left to itself", _decomposition),

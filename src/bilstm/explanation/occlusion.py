@@ -21,8 +21,9 @@ have come back to `NEAR_AGREEMENT`. Its error is measured in docs/explanations.m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from bilstm.data.ragged import Ragged
 from bilstm.explanation.averaged_network import AveragedNetwork, mean_of
 from bilstm.explanation.network import DirectionTrace, Network
 from bilstm.explanation.pooled_pass import pools_one_layer
-from bilstm.explanation.recurrent_trace import Clock, cells_of, run_states
+from bilstm.explanation.recurrent_trace import Clock, Direction, cells_of, run_states
 from bilstm.runtime import steps
 
 __all__ = ["AGREEMENT", "NEAR_AGREEMENT", "can_reuse_states", "logits_without", "run_without"]
@@ -91,12 +92,12 @@ def _member_without(
     if not can_reuse_states(network):
         return run_without(network, batch, rows, cuts)
     trace = network.trace(batch).layers[0]
-    texts = _Texts(batch, rows, cuts)
+    texts = Texts(batch, rows, cuts)
     pooled = [_pool_without(network, one, texts, agreement, precision) for one in trace.stacked[0]]
-    return _head(network, pooled)
+    return head_of(network, pooled)
 
 
-def _head(network: Network, pooled: list[list[np.ndarray]]) -> np.ndarray:
+def head_of(network: Network, pooled: list[list[np.ndarray]]) -> np.ndarray:
     """Return logits from what each direction pooled, kind by kind."""
     flow = np.concatenate([np.concatenate(parts, axis=1) for parts in zip(*pooled, strict=True)], axis=1)
     for layer, weights in zip(network.layers[2:], network.weights[2:], strict=True):
@@ -135,7 +136,7 @@ def _outputs(network: Network | AveragedNetwork) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _Texts:
+class Texts:
     """Texts and their cuts."""
 
     batch: Ragged
@@ -154,7 +155,7 @@ class _Texts:
 
 
 @dataclass(frozen=True, eq=False)
-class _Whole:
+class Whole:
     """One direction over the whole texts, in the order of its reading: states, and pooling up to and from each step."""
 
     h: np.ndarray
@@ -164,25 +165,30 @@ class _Whole:
     max_from: np.ndarray
     sum_from: np.ndarray
 
+    @classmethod
+    def of(cls, h: np.ndarray, c: np.ndarray | None, offsets: np.ndarray) -> Whole:
+        """Pool up to and from each step of texts one after another."""
+        max_to, max_from = np.empty_like(h), np.empty_like(h)
+        sum_to, sum_from = np.empty(h.shape), np.empty(h.shape)
+        for start, end in pairwise(offsets):
+            part = slice(start, end)
+            np.maximum.accumulate(h[part], axis=0, out=max_to[part])
+            max_from[part] = np.maximum.accumulate(h[part][::-1], axis=0)[::-1]
+            np.cumsum(h[part], axis=0, dtype=np.float64, out=sum_to[part])
+            sum_from[part] = sum_to[part][-1:] - sum_to[part] + h[part]
+        return cls(h, c, max_to, sum_to, max_from, sum_from)
 
-def _whole(one: DirectionTrace, batch: Ragged, order: np.ndarray) -> _Whole:
-    h, c = one.states[order], None
+
+def _whole(one: DirectionTrace, batch: Ragged, order: np.ndarray) -> Whole:
+    c = None
     if one.direction.cell == "lstm":
         gather = one.clock.gather
         c = one.clock.scatter(cells_of(one.direction, one.clock, gather(one.inputs), gather(one.states)))[order]
-    max_to, max_from = np.empty_like(h), np.empty_like(h)
-    sum_to, sum_from = np.empty(h.shape), np.empty(h.shape)
-    for row in range(len(batch)):
-        part = slice(batch.offsets[row], batch.offsets[row + 1])
-        np.maximum.accumulate(h[part], axis=0, out=max_to[part])
-        max_from[part] = np.maximum.accumulate(h[part][::-1], axis=0)[::-1]
-        np.cumsum(h[part], axis=0, dtype=np.float64, out=sum_to[part])
-        sum_from[part] = sum_to[part][-1:] - sum_to[part] + h[part]
-    return _Whole(h, c, max_to, sum_to, max_from, sum_from)
+    return Whole.of(one.states[order], c, batch.offsets)
 
 
 def _pool_without(
-    network: Network, one: DirectionTrace, texts: _Texts, agreement: float, precision: str
+    network: Network, one: DirectionTrace, texts: Texts, agreement: float, precision: str
 ) -> list[np.ndarray]:
     """Run one direction over all cuts; return (cuts, hidden) for each kind of pooling."""
     pooling = network.layers[1]
@@ -190,9 +196,9 @@ def _pool_without(
     order, cuts = texts.as_read(one.direction.is_backward)
     whole = _whole(one, texts.batch, order)
     starts, lengths = texts.batch.offsets[:-1][texts.rows], texts.batch.lengths[texts.rows]
-    state = _State.before_cuts(whole, starts + cuts[:, 0] - 1, cuts[:, 0] > 0)
+    state = CutStates.before_cuts(whole, starts + cuts[:, 0] - 1, cuts[:, 0] > 0)
     position, alive = cuts[:, 1].copy(), np.flatnonzero(cuts[:, 1] < lengths)
-    advance = _advance(network, one, texts.batch.values[order], precision)
+    advance = advancing(network, one.direction, texts.batch.values[order], precision)
     chunk = CHUNK_STEPS if agreement > 0 else int(lengths.max(initial=0))
     while len(alive):
         count = np.minimum(lengths[alive] - position[alive], chunk)
@@ -208,13 +214,11 @@ def _pool_without(
         alive = alive[~same]
         chunk *= 2  # a comparison ends a batch, and small batches are slow
     left = lengths - (cuts[:, 1] - cuts[:, 0])
-    state.largest[left == 0] = 0.0
-    means = (state.sums / np.maximum(left, 1)[:, None]).astype(np.float32)
-    return [{"last": state.h, "max": state.largest, "mean": means}[kind] for kind in pooling.kinds]
+    return state.pooled(pooling.kinds, left)
 
 
 @dataclass(eq=False)
-class _State:
+class CutStates:
     """Where the cuts are: states, and pooling over what was kept so far; (cuts, hidden) each."""
 
     h: np.ndarray
@@ -223,7 +227,7 @@ class _State:
     sums: np.ndarray
 
     @classmethod
-    def before_cuts(cls, whole: _Whole, before: np.ndarray, has_before: np.ndarray) -> _State:
+    def before_cuts(cls, whole: Whole, before: np.ndarray, has_before: np.ndarray) -> CutStates:
         """Start from the step before each gap."""
         shape = (len(before), whole.h.shape[1])
         state = cls(
@@ -248,11 +252,17 @@ class _State:
         self.largest[rows] = np.maximum(self.largest[rows], ran.largest)
         self.sums[rows] += ran.sums
 
-    def finish(self, rows: np.ndarray, whole: _Whole, first: np.ndarray, last: np.ndarray) -> None:
+    def finish(self, rows: np.ndarray, whole: Whole, first: np.ndarray, last: np.ndarray) -> None:
         """Take the steps from `first` on from the whole text."""
         self.h[rows] = whole.h[last]
         self.largest[rows] = np.maximum(self.largest[rows], whole.max_from[first])
         self.sums[rows] += whole.sum_from[first]
+
+    def pooled(self, kinds: Sequence[str], left: np.ndarray) -> list[np.ndarray]:
+        """Return (cuts, hidden) of each kind of pooling over the `left` steps that each cut leaves; zero for none."""
+        self.largest[left == 0] = 0.0
+        means = (self.sums / np.maximum(left, 1)[:, None]).astype(np.float32)
+        return [{"last": self.h, "max": self.largest, "mean": means}[kind] for kind in kinds]
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,12 +275,11 @@ class _Ran:
     sums: np.ndarray
 
 
-def _advance(network: Network, one: DirectionTrace, values: np.ndarray, precision: str) -> Callable[..., _Ran]:
+def advancing(network: Network, direction: Direction, values: np.ndarray, precision: str) -> Callable[..., _Ran]:
     """Return a function that runs sequences on: (first step, number of steps, h, c) -> _Ran.
 
-    Steps are numbered in the order of reading, whole texts one after another.
+    `values` are the vectors in the order of reading, whole texts one after another; steps are numbered so.
     """
-    direction = one.direction
     if network.context is None:
         table = values @ direction.w_ih.T + direction.b_ih
 

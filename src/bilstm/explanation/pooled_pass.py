@@ -19,7 +19,7 @@ from bilstm.engine.library import Context
 from bilstm.explanation.recurrent_trace import Direction
 from bilstm.runtime import steps
 
-__all__ = ["PooledTrace", "pools_one_layer", "slope", "trace_pooled"]
+__all__ = ["PooledTrace", "gradient_of_pooled", "pools_one_layer", "slope", "trace_pooled"]
 
 Weights = Mapping[str, np.ndarray]
 
@@ -49,11 +49,7 @@ class PooledTrace:
 
     def gradient(self, d_outputs: np.ndarray) -> np.ndarray:
         """Return the gradient by the word vectors (steps, size), float32; may be called more than once."""
-        flow = np.asarray(d_outputs, dtype=np.float32)
-        behind = zip(self.layers[2:], self.weights[2:], self.flows[1:], strict=True)
-        for layer, weights, outputs in reversed(list(behind)):
-            assert isinstance(layer, description.Linear)
-            flow = (flow * slope(layer.activation, outputs)) @ weights["weight"]
+        flow = gradient_of_pooled(self.layers, self.weights, self.flows, np.asarray(d_outputs, dtype=np.float32))
         pooling = self.layers[1]
         assert isinstance(pooling, description.Pooling)
         given = dict(zip(pooling.kinds, np.split(flow, len(pooling.kinds), axis=1), strict=True))
@@ -65,6 +61,17 @@ class PooledTrace:
             d_h_n=None if last is None else np.stack(np.split(last, count, axis=1)),
             weights=False,
         ).values
+
+
+def gradient_of_pooled(
+    layers: Sequence[description.Layer], weights: Sequence[Weights], flows: Sequence[np.ndarray], d_outputs: np.ndarray
+) -> np.ndarray:
+    """Return the gradient by what the pooling gave (batch, features); parameters as in `PooledTrace`."""
+    flow = d_outputs
+    for layer, own, outputs in reversed(list(zip(layers[2:], weights[2:], flows[1:], strict=True))):
+        assert isinstance(layer, description.Linear)
+        flow = (flow * slope(layer.activation, outputs)) @ own["weight"]
+    return flow
 
 
 def pools_one_layer(layers: Sequence[description.Layer]) -> bool:
@@ -91,8 +98,13 @@ def trace_pooled(
     directions: Sequence[Direction],
     batch: Ragged,
     context: Context,
+    *,
+    keeps_states: bool = False,
 ) -> PooledTrace:
-    """Run vectors (steps, size) through a network for which `pools_one_layer` holds."""
+    """Run vectors (steps, size) through a network for which `pools_one_layer` holds.
+
+    With `keeps_states` the states of all steps are in `result.outputs`, in place of what the way back needs.
+    """
     pooling = layers[1]
     assert isinstance(pooling, description.Pooling)
     first = directions[0]
@@ -101,9 +113,9 @@ def trace_pooled(
         cell,
         batch,
         [engine.DirectionWeights(one.w_ih, one.w_hh, one.b_ih, one.b_hh) for one in directions],
-        outputs=False,
+        outputs=keeps_states,
         pooling=[kind for kind in pooling.kinds if kind in ("max", "mean")],
-        save=True,
+        save=not keeps_states,
         context=context,
     )
     pooled = {"last": np.concatenate(list(result.h_n), axis=1), "max": result.max_values, "mean": result.mean_values}
