@@ -8,8 +8,7 @@ from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
 from bilstm.description import Recurrent
 from bilstm.tasks import precision_scores as module
-from bilstm.tasks.precision_scores import precision_scores
-from bilstm.tasks.text_report import _precision_lines
+from bilstm.tasks.precision_scores import precision_lines, precision_scores
 from test_export_onnx import VOCABULARY, stack, text_model
 
 
@@ -33,18 +32,18 @@ def test_float32_is_what_evaluate_says(labels, score):
     assert ("bfloat16" in found) == has_bfloat16
 
 
-def test_without_the_instructions_there_is_no_second_score(monkeypatch):
+def test_without_the_instructions_there_is_no_score_of_bfloat16(monkeypatch):
     monkeypatch.setattr(module, "resolve_precision", lambda *_: "float32")
     model = text_model(stack(Recurrent("lstm", 6, 4), kinds=("max",)))
-    assert precision_scores(model, *ids_and_targets()).keys() == {"score", "float32"}
+    assert precision_scores(model, *ids_and_targets()).keys() == {"score", "float32", "int8_weights"}
 
 
 def test_the_card_has_a_line_each():
-    lines = _precision_lines({"score": "micro_f1", "float32": 0.91234, "bfloat16": 0.9})
+    lines = precision_lines({"score": "micro_f1", "float32": 0.91234, "bfloat16": 0.9})
     assert lines[1:] == [
         "| `--precision` | micro f1 on the development part |",
         "|---|---|",
         "| float32 | 0.9123 |",
         "| bfloat16 | 0.9000 |",
     ]
-    assert _precision_lines(None) == []
+    assert precision_lines(None) == []

@@ -2,12 +2,13 @@
 
     manifest.json        format, versions, size and SHA-256 of every file, and of itself
     config.json          layers and settings: plain data with a closed schema, nothing imported by name
-    weights.safetensors  every weight by name
+    weights.safetensors  every weight by name; float32, or 8-bit integers with scales (`eight_bit_weights`)
     metrics.json         scores
     ...                  further files the task gives: vocabulary, report, model card
 
 The hashes find damage (a flipped bit, a torn or exchanged file), not an attacker, who could write new hashes.
-Nothing is ever unpickled. Imports `errors`, `strict_json`, `atomic_folder`; numpy and safetensors, not torch.
+Nothing is ever unpickled. Imports `errors`, `strict_json`, `atomic_folder`, `eight_bit_weights`; numpy and safetensors,
+not torch.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from bilstm.atomic_folder import check_target, recover_folder, write_folder
+from bilstm.eight_bit_weights import from_int8
 from bilstm.errors import InputNotFoundError, ModelFolderError, OutputError, TrainingDivergedError
 from bilstm.strict_json import read_strict_json, write_json
 from bilstm.versions import tool_version
@@ -80,7 +82,7 @@ class ModelFolder:
     config : dict
         Content of config.json.
     weights : dict of str to ndarray
-        Read-only arrays by name.
+        Read-only arrays by name; 8-bit integers are float32 again.
     files : dict of str to bytes
         The task's further files.
     metrics : dict
@@ -251,7 +253,7 @@ def _load(
     contents = {name: _read_listed(path, name, entry, verify) for name, entry in manifest["files"].items()}
     config = _read_object(contents.pop(CONFIG), f"{path}/{CONFIG}")
     metrics = _read_object(contents.pop(METRICS), f"{path}/{METRICS}")
-    weights = unpack_tensors(contents.pop(WEIGHTS), f"{path}/{WEIGHTS}")
+    weights = from_int8(unpack_tensors(contents.pop(WEIGHTS), f"{path}/{WEIGHTS}"), f"{path}/{WEIGHTS}")
     for name, weight in weights.items():
         if np.issubdtype(weight.dtype, np.floating) and not np.isfinite(weight).all():
             raise ModelFolderError(f"{path}/{WEIGHTS}: weight {name} is not finite.", _DAMAGED)

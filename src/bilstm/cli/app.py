@@ -31,7 +31,7 @@ VERBS = {
     "serve": "Answer over HTTP, with a page to try the models.",
     "demo": "Train, test and report on bundled data, in about a minute.",
     "sample": "Write the bundled data of the demo as files to try things on.",
-    "export": "Write a trained model in another library's format.",
+    "export": "Write a trained model in another library's format, or smaller.",
     "import": "Make a model folder of a text classifier that Keras trained.",
     "info": "Print versions, processor, threads and which backend runs, and why.",
 }

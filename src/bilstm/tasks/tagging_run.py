@@ -34,6 +34,7 @@ from bilstm.model_folder import check_output
 from bilstm.model_summary import LayerRow, describe_layers
 from bilstm.runtime.tagger import TaggerLayers
 from bilstm.tasks.phases import Clock
+from bilstm.tasks.precision_scores import precision_lines, tagger_precision_scores
 from bilstm.tasks.sequence_tagging import TASK, Config, TaggerModel
 from bilstm.tasks.tagging_baseline import most_frequent_tags
 from bilstm.tasks.tagging_scores import main_score
@@ -98,7 +99,7 @@ def run(job: Job, tell: Callable[[Any], None], unlabelled: Sequence[str] = ()) -
             "report.html": build_tagging_report(
                 data, mistakes, tagger_sections_of(explained) if explained is not None else (), STYLE
             ),
-            "README.md": _model_card(data, outcome.model),
+            "README.md": _model_card(data, outcome.model, summary["precisions"]),
             "history.json": json.dumps(
                 {"epochs": [dataclasses.asdict(row) for row in outcome.result.history]}, indent=1
             ),
@@ -211,6 +212,7 @@ def _measure(
         "stopped_because": outcome.result.stopped_because,
         "dev": outcome.dev_metrics,
         "baseline": {"name": BASELINE, "dev": outcome.baseline_metrics},
+        "precisions": tagger_precision_scores(model, outcome.dev),
     }
     if test is None:
         return outcome.dev, outcome.dev_tags, outcome.dev_intents, summary
@@ -347,7 +349,7 @@ def _report_data(
     )
 
 
-def _model_card(data: ReportData, model: TaggerModel) -> str:
+def _model_card(data: ReportData, model: TaggerModel, precisions: Mapping[str, Any]) -> str:
     """Write README.md of the model folder."""
     lines = [
         "---",
@@ -362,6 +364,7 @@ def _model_card(data: ReportData, model: TaggerModel) -> str:
         "| score | value |",
         "|---|---|",
         *(f"| {name} | {value:.4f} |" for name, _, value in score_rows(data.scores)),
+        *precision_lines(precisions),
         "",
         "## Data",
         "",

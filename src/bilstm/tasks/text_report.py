@@ -33,6 +33,7 @@ from bilstm.evaluation.report_data import (
     regression_mistakes,
 )
 from bilstm.model_summary import describe_layers
+from bilstm.tasks.precision_scores import precision_lines
 from bilstm.tasks.text_classification import Config, Texts
 from bilstm.versions import environment
 
@@ -277,7 +278,7 @@ def model_card(data: ReportData, metrics: Mapping[str, Any]) -> str:
     if data.baseline is not None:
         lines.append(f"| {data.baseline.name} | {data.scored_on} | {_number(data.baseline.scores.get(name))} |")
     lines += _member_lines(metrics.get("members"), metrics.get("network_alone", metrics), name)
-    lines += _precision_lines(metrics.get("precisions"))
+    lines += precision_lines(metrics.get("precisions"))
     lines += ["", "## Data", ""]
     lines += [f"- `{file.name}`: {file.rows:,} rows, {file.use}, sha256 `{file.sha256}`" for file in data.files]
     lines += [f"- {part.name}: {part.rows:,} rows" for part in data.parts]
@@ -307,15 +308,6 @@ def _member_lines(members: Sequence[Mapping[str, Any]] | None, together: Mapping
     lines = ["", f"| member | best epoch | {name.replace('_', ' ')} on the development part |", "|---|---|---|"]
     lines += [f"| seed {one['seed']} | {one['best_epoch']} | {_number(one['dev'].get(name))} |" for one in members]
     return [*lines, f"| mean of {len(members)} | - | {_number(together['dev'].get(name))} |"]
-
-
-def _precision_lines(precisions: Mapping[str, Any] | None) -> list[str]:
-    """Write the score of the development part by precision."""
-    if not precisions:
-        return []
-    name = precisions["score"]
-    lines = ["", f"| `--precision` | {name.replace('_', ' ')} on the development part |", "|---|---|"]
-    return lines + [f"| {key} | {_number(value)} |" for key, value in precisions.items() if key != "score"]
 
 
 def _number(value: Any) -> str:
