@@ -98,6 +98,7 @@ class SequenceTagger(BaseEstimator):
         auxiliary: tuple[str, ...] | None = None,
         auxiliary_weight: float = 0.3,
         intent_weight: float = 0.1,
+        join_linear: bool = True,
         vocabulary_size: int = 100000,
         min_count: int = 2,
         dev_share: float = 0.1,
@@ -146,6 +147,7 @@ class SequenceTagger(BaseEstimator):
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
         self.intent_weight = intent_weight
+        self.join_linear = join_linear
         self.vocabulary_size = vocabulary_size
         self.min_count = min_count
         self.dev_share = dev_share

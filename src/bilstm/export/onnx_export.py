@@ -65,7 +65,8 @@ def export_onnx(
     model : TextModel or TaggerModel
     path : path
     network_only : bool
-        Leave the linear n-gram models out, which a text classifier may have beside its network.
+        Leave the linear n-gram models out, which a text classifier, or the intents of a tagger, may have beside the
+        network. For a tagger they must be left out.
     overwrite : bool
         Replace a file that stands there.
 
@@ -80,8 +81,13 @@ def export_onnx(
     """
     check_place(path, overwrite)
     if isinstance(model, TaggerModel):
-        if network_only:
-            raise UsageError("a tagger has nothing beside its network.", "Leave --network-only away.")
+        if network_only and model.joined is None:
+            raise UsageError("the tagger has nothing beside its network.", "Leave --network-only away.")
+        if model.joined is not None and not network_only:
+            raise UsageError(
+                "the linear n-gram model beside the tagger's intents has no ONNX form.",
+                "Add --network-only: intents by the network alone; or train with --join-linear no.",
+            )
         content, parts = build_tagger_onnx(model), "emissions of a tagger"
         if model.tagger.layers.crf:
             parts += ", CRF weights beside them (the search for the best tags is left to the caller)"

@@ -28,8 +28,11 @@ from bilstm.errors import ModelFolderError, UsageError
 from bilstm.metrics import apply_temperature
 from bilstm.model_folder import save_model
 from bilstm.runtime.crf import build_lattice, decode, n_best
+from bilstm.runtime.ngram_linear import PREFIX as LINEAR_PREFIX
 from bilstm.runtime.tagger import Tagger, TaggerLayers
 from bilstm.strict_json import read_strict_json, write_json
+from bilstm.tasks.joined_intents import lower_case
+from bilstm.tasks.joined_linear import JoinedLinear
 from bilstm.tasks.tagged_rows import FoundSpan, Sentence, TaggedRow, prepared_sentences
 from bilstm.tasks.tagging_scores import KnownWords, score_tagging
 from bilstm.train_config import TrainConfig
@@ -97,6 +100,9 @@ class Config(TrainConfig):
     )
     auxiliary_weight: float = settings.field(0.3, help="Weight of each further column in the loss.", minimum=0.0)
     intent_weight: float = settings.field(0.1, help="Weight of the intent in the loss.", minimum=0.0)
+    join_linear: bool = settings.field(
+        True, help="Add a linear n-gram model to the scores of intents where the development part gains by it."
+    )
     vocabulary_size: int = settings.field(100_000, help="Most frequent words that are known.", minimum=2, maximum=10**7)
     min_count: int = settings.field(2, help="Words that occur less often in training are unknown.", minimum=1)
     dev_share: float = settings.field(
@@ -231,7 +237,9 @@ class TaggerModel:
     lowercase : bool
         The training tokens had no capital letter; then none is read.
     intent_temperature : float
-        Divides the scores of intents; fitted on the development part.
+        Divides the network's scores of intents; fitted on the development part.
+    joined : JoinedLinear, optional
+        A linear model beside the network's scores of intents; then there is no temperature, the joining calibrates.
     """
 
     encoder: WordEncoder
@@ -244,6 +252,7 @@ class TaggerModel:
     known: KnownWords = field(default_factory=KnownWords)
     lowercase: bool = False
     intent_temperature: float = 1.0
+    joined: JoinedLinear | None = None
 
     def encode(self, sentences: Sequence[Sequence[str]]) -> EncodedWords:
         """Turn tokens into numbers."""
@@ -252,7 +261,10 @@ class TaggerModel:
         )
 
     def scores(self, encoded: EncodedWords) -> tuple[Ragged, np.ndarray | None]:
-        """Score tags (Ragged of (steps, tags)) and intents (rows, intents) of all sentences, in their order."""
+        """Score tags (Ragged of (steps, tags)) and intents (rows, intents) of all sentences, in their order.
+
+        Intents by the network alone; `intent_probabilities` and `intents_of` say what the whole model thinks.
+        """
         emissions = np.zeros((len(encoded.types.values), len(self.tags)), dtype=np.float32)
         intents = np.zeros((len(encoded), len(self.intents)), dtype=np.float32) if self.intents else None
         for rows in ordered_batches(encoded.lengths, max_rows=BATCH_ROWS, max_steps=BATCH_STEPS):
@@ -269,9 +281,15 @@ class TaggerModel:
         names = [[self.tags[number] for number in best[row]] for row in range(len(best))]
         return [convert_tags(tags, self.scheme) for tags in names]
 
-    def intent_probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Turn scores of intents into probabilities (rows, intents), float64."""
-        return apply_temperature(logits, self.intent_temperature)
+    def intent_probabilities(self, logits: np.ndarray, tokens: Sequence[Sequence[str]]) -> np.ndarray:
+        """Turn the network's scores of intents of these sentences into probabilities (rows, intents), float64."""
+        if self.joined is None:
+            return apply_temperature(logits, self.intent_temperature)
+        return apply_temperature(self.joined.join(logits, lower_case(tokens)), 1.0)
+
+    def intents_of(self, logits: np.ndarray, tokens: Sequence[Sequence[str]]) -> list[str]:
+        """Find the best intents of scored sentences."""
+        return [self.intents[number] for number in self.intent_probabilities(logits, tokens).argmax(axis=1)]
 
     def predict(self, sentences: Sequence[Sentence]) -> list[list[str]]:
         """Tag sentences.
@@ -299,9 +317,10 @@ class TaggerModel:
         """
         if not self.intents:
             raise UsageError("This model was trained without intents.")
-        logits = self.scores(self.encode([row[0] for row in prepared_sentences(sentences)]))[1]
+        tokens = [row[0] for row in prepared_sentences(sentences)]
+        logits = self.scores(self.encode(tokens))[1]
         assert logits is not None
-        return [self.intents[number] for number in logits.argmax(axis=1)]
+        return self.intents_of(logits, tokens)
 
     def predict_spans(self, sentences: Sequence[Sentence]) -> list[list[FoundSpan]]:
         """Find spans with their places in the text and their probabilities.
@@ -322,8 +341,9 @@ class TaggerModel:
     def annotate(self, sentences: Sequence[Sentence]) -> list[TaggedRow]:
         """Say everything about each sentence: tokens with places, tags, spans with probabilities, intent."""
         prepared = prepared_sentences(sentences)
-        emissions, logits = self.scores(self.encode([tokens for tokens, _, _ in prepared]))
-        intents = self.intent_probabilities(logits) if logits is not None else None
+        words = [tokens for tokens, _, _ in prepared]
+        emissions, logits = self.scores(self.encode(words))
+        intents = self.intent_probabilities(logits, words) if logits is not None else None
         rows = []
         lattice = build_lattice(emissions, self.tagger.crf)
         number_of = {tag: number for number, tag in enumerate(self.tags)}
@@ -365,7 +385,8 @@ class TaggerModel:
     def evaluate(self, sentences: TaggedSentences) -> dict[str, Any]:
         """Score the model on tagged sentences; the result is ready for JSON (see `tagging_scores`)."""
         emissions, logits = self.scores(self.encode(sentences.tokens))
-        return self.measure(sentences, self.tags_of(emissions), self._intent_names(logits))
+        intents = None if logits is None else self.intents_of(logits, sentences.tokens)
+        return self.measure(sentences, self.tags_of(emissions), intents)
 
     def measure(
         self, sentences: TaggedSentences, tags: list[list[str]], intents: list[str] | None = None
@@ -392,9 +413,6 @@ class TaggerModel:
         allowed = allowed_tags(self.tags, self.inner_scheme)
         self.tagger = Tagger(self.tagger.layers, self.weights, allowed)
 
-    def _intent_names(self, logits: np.ndarray | None) -> list[str] | None:
-        return None if logits is None else [self.intents[number] for number in logits.argmax(axis=1)]
-
     @property
     def classes(self) -> set[str]:
         """Types of spans, or tags where they write no spans, that the model can answer."""
@@ -415,6 +433,7 @@ class TaggerModel:
             "intents": list(self.intents),
             "lowercase": self.lowercase,
             "intent_temperature": self.intent_temperature,
+            "joined": None if self.joined is None else dataclasses.asdict(self.joined.joining),
         }
 
     def save(
@@ -431,10 +450,14 @@ class TaggerModel:
         if settings is not None:
             config["settings"] = to_mapping(settings)
         own = {"vocabulary.json": self.encoder.to_json(), "known_words.json": write_json(self.known.to_mapping())}
+        weights = dict(self.weights)
+        if self.joined is not None:
+            arrays, own["ngrams.json"] = self.joined.linear.to_folder()
+            weights |= arrays
         return save_model(
             folder,
             config=config,
-            weights=self.weights,
+            weights=weights,
             files={**own, **(files or {})},
             metrics=metrics,
             overwrite=overwrite,
@@ -474,6 +497,9 @@ class TaggerModel:
             outputs = getattr(stack[-1], "output_size", None) if stack else 0
             if outputs != wanted:
                 raise ModelFolderError(f"config.json: the layers give {outputs} scores for {wanted} {part}.")
+        arrays = {name: array for name, array in weights.items() if name.startswith(LINEAR_PREFIX)}
+        joined = JoinedLinear.from_folder(config.get("joined"), arrays, files, len(intents))
+        weights = {name: array for name, array in weights.items() if name not in arrays}
         encoder = WordEncoder.from_json(files["vocabulary.json"].decode("utf-8"))
         known = KnownWords.from_mapping(read_strict_json(files["known_words.json"], "known_words.json"))
         allowed = allowed_tags(tags, schemes[0])
@@ -489,6 +515,7 @@ class TaggerModel:
             known,
             lowercase,
             float(temperature),  # type: ignore[arg-type]
+            joined,
         )
 
 

@@ -27,6 +27,7 @@ from bilstm.runtime.crf import decode
 from bilstm.runtime.engine_recurrent import resolve_precision
 from bilstm.runtime.tagger import Tagger as RuntimeTagger
 from bilstm.runtime.tagger import TaggerLayers
+from bilstm.tasks.joined_intents import join_intents
 from bilstm.tasks.outside_score import OUTSIDE, OutsideShift, fit_outside_shift
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.sequence_tagging import BATCH_ROWS, BATCH_STEPS, Config, TaggerModel, describe_tagger, for_data
@@ -144,11 +145,10 @@ def fit_tagger(
         shift = _move_outside_score(model, parts[1], config)
         emissions, logits = model.scores(parts[1].words)
         dev_tags = model.tags_of(emissions)
-        if logits is not None:
-            rows = np.flatnonzero(parts[1].intents >= 0)
-            if len(rows):
-                model.intent_temperature = fit_temperature(logits[rows], parts[1].intents[rows]).value
-        dev_intents = None if logits is None else [coder.intents[at] for at in logits.argmax(axis=1)]
+        if logits is not None and (note := _calibrate_intents(model, *parts, logits, config)):
+            notes.append(note)
+            tell(events.Note(note))
+        dev_intents = None if logits is None else model.intents_of(logits, dev.tokens)
         metrics = model.measure(dev, dev_tags, dev_intents)
         baseline = model.measure(dev, most_frequent_tags(train, dev, coder.scheme), None)
         if note := shift.note():
@@ -160,6 +160,26 @@ def fit_tagger(
     return TaggingOutcome(
         model, config, result, train, dev, dev_tags, dev_intents, metrics, baseline, clock.seconds, notes
     )  # fmt: skip
+
+
+def _calibrate_intents(model: TaggerModel, train: _Part, dev: _Part, logits: np.ndarray, config: Config) -> str | None:
+    """Fit the temperature of the intents, then a linear model beside them; return what was done."""
+    rows = np.flatnonzero(dev.intents >= 0)
+    if not len(rows):
+        return None
+    temperature = fit_temperature(logits[rows], dev.intents[rows])
+    model.intent_temperature = temperature.value
+    if not config.join_linear:
+        return None
+    tokens = dev.sentences.tokens
+    model.joined, note = join_intents(
+        (train.sentences.tokens, train.intents),
+        ([tokens[row] for row in rows], dev.intents[rows]),
+        logits[rows],
+        temperature.loss_after,
+        config.seed,
+    )
+    return note
 
 
 def _move_outside_score(model: TaggerModel, dev: _Part, config: Config) -> OutsideShift:

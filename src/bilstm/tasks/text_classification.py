@@ -25,7 +25,6 @@ from bilstm.data.tokenizers import WordTokenizer
 from bilstm.data.vocabulary import IdEncoder, TextEncoder, encoder_from_config
 from bilstm.description import MOST_MEMBERS, Layer
 from bilstm.errors import ModelFolderError, UsageError
-from bilstm.evaluation.joining import Joining
 from bilstm.metrics import (
     apply_temperature,
     evaluate_classification,
@@ -35,8 +34,8 @@ from bilstm.metrics import (
 from bilstm.model_folder import save_model
 from bilstm.runtime.model import Model as RuntimeModel
 from bilstm.runtime.ngram_linear import PREFIX as LINEAR_PREFIX
-from bilstm.runtime.ngram_linear import NgramLinear
 from bilstm.runtime.word_ids import WordReader
+from bilstm.tasks.joined_linear import JoinedLinear
 from bilstm.train_config import TrainConfig
 
 __all__ = ["TASK", "Config", "TextModel", "describe_model", "for_data", "output_count"]
@@ -218,58 +217,6 @@ def for_data(config: Config, lengths: np.ndarray) -> Config:
 
 
 # ---- the model as it runs ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class JoinedLinear:
-    """Linear n-gram models whose margins are added to the network's logits."""
-
-    linear: NgramLinear
-    joining: Joining
-
-    def join(self, network_logits: np.ndarray, token_lists: Sequence[Sequence[str]]) -> np.ndarray:
-        """Return joined logits, shape (rows, outputs), float64."""
-        return self.joining.join(network_logits, self.linear.margins(token_lists))
-
-    def without_unused(self) -> JoinedLinear:
-        """Leave out linear models whose weight is 0: the answers stay as they are, and come sooner."""
-        used = [number for number, weight in enumerate(self.joining.linear) if weight != 0]
-        if not used or len(used) == len(self.joining.linear):
-            return self
-        weights = tuple(self.joining.linear[number] for number in used)
-        return JoinedLinear(self.linear.taking(used), dataclasses.replace(self.joining, linear=weights))
-
-    @classmethod
-    def from_folder(
-        cls, config: Any, arrays: dict[str, np.ndarray], files: dict[str, bytes], outputs: int
-    ) -> JoinedLinear | None:
-        """Read back what a model folder holds; None where nothing is joined.
-
-        Raises
-        ------
-        ModelFolderError
-            If the parts do not fit each other.
-        """
-        if config is None and not arrays:
-            return None
-        names = {"network", "linear", "shift", "loss"}
-        if not isinstance(config, dict) or config.keys() != names or "ngrams.json" not in files:
-            raise ModelFolderError(
-                "config.json: joined, the linear weights and ngrams.json must all be there, or none."
-            )
-        numbers = [config["network"], config["shift"], config["loss"], *_listed(config["linear"])]
-        if not all(isinstance(value, float | int) and not isinstance(value, bool) for value in numbers):
-            raise ModelFolderError("config.json: joined must hold numbers.")
-        linear = NgramLinear.from_folder(arrays, files["ngrams.json"], outputs)
-        if len(linear.heads) != len(config["linear"]):
-            raise ModelFolderError("config.json: joined must have one weight for each linear model.")
-        weights = tuple(float(weight) for weight in config["linear"])
-        joining = Joining(float(config["network"]), weights, float(config["shift"]), float(config["loss"]))
-        return cls(linear, joining).without_unused()
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [None]
 
 
 def words_of(texts: Texts, known: dict[str, str] | None = None) -> list[list[str]]:
