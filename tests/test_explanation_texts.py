@@ -229,7 +229,9 @@ def test_tree_of_a_text_covers_it(cell):
     check(root)
     entry = one.to_json()["phrases"][0]
     assert entry["text"] == "w1 not bad , w2 good ! w3"
-    assert explain(model, "good " * (LONGEST_TREE + 1), phrases=True).phrases == ()
+    long = explain(model, "good " * (LONGEST_TREE + 1), phrases=True)
+    assert long.phrases == ()
+    assert any(f"{LONGEST_TREE + 1} words" in note for note in long.notes)  # it says why
 
 
 def test_phrase_of_the_whole_text_by_occlusion_is_the_fall_to_the_empty_text():

@@ -128,10 +128,10 @@ def explain_many(
         attributed = chosen.attribute(subject, words, vectors, contrasts, begun)
         milliseconds = (time.perf_counter() - started) / len(words) * 1e3
         for row, one in enumerate(words):
-            tree = _tree(subject, one, contrasts[row]) if phrases else ()
+            tree, notes = _tree(subject, one, contrasts[row]) if phrases else ((), ())
             yield _explanation(
                 model, subject, one, logits[row : row + 1], targets[row], contrasts[row], chosen.name, chosen.baseline,
-                attributed[row], tree, milliseconds,
+                attributed[row], tree, notes, milliseconds,
             )  # fmt: skip
         done += len(words)
         if progress is not None:
@@ -149,6 +149,7 @@ def _explanation(
     baseline: str,
     attributed: Attributed,
     phrases: tuple[Phrase, ...],
+    notes: tuple[str, ...],
     milliseconds: float,
 ) -> Explanation:
     outputs = model.decode(logits)
@@ -169,12 +170,15 @@ def _explanation(
         baseline_score=attributed.baseline_score,
         gap=attributed.gap,
         phrases=phrases,
-        notes=words.notes(),
+        notes=(*words.notes(), *notes),
         milliseconds=milliseconds,
     )
 
 
-def _tree(subject: TextSubject, words: TextWords, contrasts: np.ndarray) -> tuple[Phrase, ...]:
-    from bilstm.explanation.phrases import tree_of
+def _tree(subject: TextSubject, words: TextWords, contrasts: np.ndarray) -> tuple[tuple[Phrase, ...], tuple[str, ...]]:
+    """Return the tree of phrases of a text, or a note why there is none."""
+    from bilstm.explanation.phrases import LONGEST_TREE, tree_of
 
-    return tree_of(subject, words, contrasts)
+    if len(words) > LONGEST_TREE:
+        return (), (f"No tree of phrases: the text has {len(words):,} words, a tree is for at most {LONGEST_TREE}.",)
+    return tree_of(subject, words, contrasts), ()

@@ -25,6 +25,7 @@ __all__ = [
     "levels_of",
     "marked_text",
     "shown_explanation",
+    "strongest_words",
     "tree_of_phrases",
     "write_explanations",
     "written",
@@ -46,7 +47,8 @@ STYLE = """
 .why .n3{background:rgba(230,120,0,.36)}.why .n4{background:rgba(230,120,0,.52)}
 .why .w1,.why .w2,.why .w3,.why .w4{border-bottom:1px dotted #666}
 .why .w2{border-bottom-width:2px}.why .w3{border-bottom-width:3px}.why .w4{border-bottom-width:4px}
-.explained{border-top:1px solid #8884;padding:10px 0 16px;break-inside:avoid}
+.explained{border-top:1px solid #8884;padding:10px 0 16px;orphans:3;widows:3}
+.explained .labels,.explained h3{break-after:avoid}
 .explained .labels{display:flex;flex-wrap:wrap;gap:0 16px;font-size:14px;margin:0 0 .3em}
 .explained .hint{margin:.4em 0 0}
 .tree ul{list-style:none;margin:0;padding-left:1.1em;border-left:1px solid #8886}
@@ -119,6 +121,7 @@ def shown_explanation(one: Explanation, *, truth: str | None = None, limit: int 
         "div",
         tag("p", *(tag("span", label) for label in labels), class_="labels"),
         tag("p", marked_text(one, limit=limit), class_="why", dir="auto"),
+        paragraph(strongest_words(one), class_="hint") if len(one.tokens) > 1 and not one.is_weights else None,
         paragraph(facts(one), class_="hint"),
         *(paragraph(note, class_="hint") for note in one.notes),
         tree,
@@ -180,13 +183,19 @@ def _all_of(phrase: Phrase) -> list[Phrase]:
     return [phrase, *(deeper for child in phrase.children for deeper in _all_of(child))]
 
 
+def strongest_words(one: Explanation) -> Html:
+    """Name the strongest words with their numbers, which print does not show elsewhere."""
+    named = [join(isolated(word), f" {value:+.2f}") for word, value in one.strongest(8)]
+    return join("strongest: ", *(join(", " if at else "", part) for at, part in enumerate(named)))
+
+
 def facts(one: Explanation) -> str:
     """Say how the numbers were made and how far they add up."""
     if one.is_weights:
         return "Weights of attention: where the model looked, not why it answered so."
-    said = f"{one.method}; {one.unit} {one.score[0]:+.3f}"
+    said = f"{one.method}: {one.unit} {one.score[0]:+.3f}"
     if one.baseline_score is not None:
-        said += f", of {one.baseline} {one.baseline_score[0]:+.3f}"
+        said += f"; baseline {one.baseline_score[0]:+.3f} ({one.baseline})"
     if one.gap is not None:
         said += f"; completeness gap {one.gap:.3g}"
     return said + "."
