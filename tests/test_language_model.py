@@ -10,7 +10,7 @@ import torch
 from bilstm import description
 from bilstm.data.next_words import Pieces
 from bilstm.data.ragged import Ragged
-from bilstm.errors import DataError, ModelFolderError, UsageError
+from bilstm.errors import DataError, ModelFolderError, ShapeError, UsageError
 from bilstm.layers.cells import lstm_step
 from bilstm.layers.language import build_language_net
 from bilstm.layers.model import weights_of
@@ -149,6 +149,36 @@ def test_layers_in_which_directions_meet_are_refused(encoder):
     words = description.Embedding(len(encoder.vocabulary), 4)
     with pytest.raises(ModelFolderError, match="must not meet"):
         LanguageModel.of(encoder, (words, layers[1]), {})
+
+
+@pytest.mark.parametrize("word_dropout", [0.0, 0.5])
+def test_one_gather_gives_the_parts_and_gradients_of_three(word_dropout):
+    config = dataclasses.replace(SMALL, word_dropout=word_dropout)
+    net = build_language_net(describe_model(config, 40), Randomness(0), word_dropout=word_dropout, threads=1).double()
+    random = np.random.default_rng(2)
+    words = Pieces.of(Ragged.of([random.integers(0, 40, length) for length in (5, 1, 7)]), 40).select(np.arange(3))
+    sampled, targets = torch.tensor([0, 3, 4, 17, 39, 40]), torch.as_tensor(words.targets)
+    net.train()
+
+    def gradients(parts):
+        generator = torch.Generator().manual_seed(1)
+        loss = sum((part * torch.randn(part.shape, generator=generator, dtype=part.dtype)).sum() for part in parts)
+        return torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+
+    net.randomness.start_step(7, 3)
+    features = net.features(words)
+    apart = [features, net.target_logits(features, targets), *net.output_rows(sampled)]
+    expected = gradients(apart)
+    net.randomness.start_step(7, 3)
+    together = net.step_parts(words, sampled)
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    for one, other in zip(gradients(together), expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    with pytest.raises(ShapeError, match="found 41 at step 1"):
+        net.step_parts(dataclasses.replace(words, ids=Ragged.of([[2, 41]])), sampled)
 
 
 def test_word_dropout_zeroes_whole_words_and_only_in_training():

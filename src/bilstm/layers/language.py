@@ -15,6 +15,7 @@ from bilstm import description
 from bilstm.data.next_words import NextWords
 from bilstm.data.ragged import Ragged
 from bilstm.errors import UsageError
+from bilstm.layers.embedding import Embedding
 from bilstm.layers.engine_op import Precision
 from bilstm.layers.model import Model, build_model
 from bilstm.layers.randomness import Randomness
@@ -63,13 +64,50 @@ class LanguageNet(Model):
     def features(self, words: NextWords) -> Tensor:
         """Return what is compared with word vectors, shape (predictions, size), in the order of `words.targets`."""
         if self.training and self.word_dropout > 0:
+            return self._projected(words, self._run_dropped(self._as_tensors(words.ids), self.embed(words.ids).values))
+        return self._projected(words, self(words.ids))
+
+    def step_parts(self, words: NextWords, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what a training step compares, with one gather from the table: one dense gradient instead of three.
+
+        Parameters
+        ----------
+        words : NextWords
+        sampled : Tensor of shape (sampled,), int64
+            Words in ascending order, the boundary included.
+
+        Returns
+        -------
+        features, target_logits, weight, bias : Tensor
+            As `features`, `target_logits` and `output_rows` give them.
+        """
+        ids = self._as_tensors(words.ids)
+        next(layer for layer in self.layers if isinstance(layer, Embedding)).check_ids(ids)
+        targets = torch.as_tensor(words.targets, device=self.table.device)
+        is_boundary = targets == len(self.table)
+        output = sampled[: int((sampled < len(self.table)).sum())]
+        known = targets.masked_fill(is_boundary, 0)
+        rows = self.table.index_select(0, torch.cat([ids.values, known, output]))
+        read, own, compared = rows.split([len(ids.values), len(known), len(output)])
+        features = self._projected(words, self._run_dropped(ids, read))
+        return (
+            features,
+            self._target_logits(features, targets, own, is_boundary),
+            *self._with_boundary(compared, sampled),
+        )
+
+    def _run_dropped(self, ids: Ragged, vectors: Tensor) -> Ragged:
+        """Run the layers on vectors (steps, size) of words, some of which are dropped in training."""
+        if self.training and self.word_dropout > 0:
             table = self.table
             mask = self.randomness.mask((len(table), 1), self.word_dropout, table)
-            embedded = self.embed(words.ids)
-            ids = torch.as_tensor(words.ids.values, device=table.device)
-            flow = self.run_from_embedded(embedded.with_values(embedded.values * mask.index_select(0, ids)))
-        else:
-            flow = self(words.ids)
+            vectors = vectors * mask.index_select(0, ids.values)
+        flow = self.run_from_embedded(ids.with_values(vectors))
+        assert isinstance(flow, Ragged)
+        return flow
+
+    def _projected(self, words: NextWords, flow: Tensor | Ragged) -> Tensor:
+        """Map the states of both directions to what is compared with word vectors."""
         assert isinstance(flow, Ragged)
         states = flow.values.split(self.hidden_size, dim=1)
         projection, bias = self.head.get_parameter("projection"), self.head.get_parameter("projection_bias")
@@ -82,17 +120,20 @@ class LanguageNet(Model):
 
     def output_rows(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Return output vectors (rows, size) and biases (rows,) of words in ascending order, boundary included."""
-        size = len(self.table)
-        count = int((words < size).sum())
-        rows = self.table.index_select(0, words[:count])
-        boundary = self.head.get_parameter("boundary").expand(len(words) - count, -1)
+        count = int((words < len(self.table)).sum())
+        return self._with_boundary(self.table.index_select(0, words[:count]), words)
+
+    def _with_boundary(self, rows: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        boundary = self.head.get_parameter("boundary").expand(len(words) - len(rows), -1)
         return torch.cat([rows, boundary]), self.head.get_parameter("bias").index_select(0, words)
 
     def target_logits(self, features: Tensor, targets: Tensor) -> Tensor:
         """Return the logit of each row's target, shape (rows,)."""
-        size = len(self.table)
-        is_boundary = targets == size
+        is_boundary = targets == len(self.table)
         rows = self.table.index_select(0, targets.masked_fill(is_boundary, 0))
+        return self._target_logits(features, targets, rows, is_boundary)
+
+    def _target_logits(self, features: Tensor, targets: Tensor, rows: Tensor, is_boundary: Tensor) -> Tensor:
         own = (features * rows).sum(dim=1)
         ended = features @ self.head.get_parameter("boundary")
         return torch.where(is_boundary, ended, own) + self.head.get_parameter("bias").index_select(0, targets)

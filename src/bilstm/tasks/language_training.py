@@ -334,10 +334,8 @@ class _Objective:
         net = self._net
         words = self._pieces.select(batch.rows)
         sample = self._sampler.draw(net.randomness.generator, net.table.device)
-        features = net.features(words)
+        features, truth, weight, bias = net.step_parts(words, sample.words)
         targets = torch.as_tensor(words.targets, device=features.device)
-        weight, bias = net.output_rows(sample.words)
-        truth = net.target_logits(features, targets)
         return sampled_cross_entropy(features, targets, sample, weight, bias, truth, self._precision)  # type: ignore[arg-type]
 
     def dev_score(self) -> Any:

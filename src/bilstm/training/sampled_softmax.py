@@ -27,7 +27,7 @@ from bilstm.errors import UsageError
 __all__ = ["WordSample", "WordSampler", "sampled_cross_entropy"]
 
 # Predictions whose logits are held at once: small enough to stay in the processor's cache
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 512
 
 
 class WordSample(NamedTuple):
@@ -129,14 +129,19 @@ class _SampledLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features, target_logits, weight, bias, places, is_half):  # type: ignore[no-untyped-def]
         kind = torch.bfloat16 if is_half else features.dtype
-        narrow_weight = weight.to(kind)
+        narrow_weight, narrow_features = weight.to(kind), features.to(kind)
+        turned = narrow_weight.t().contiguous()
         d_features, d_targets = torch.empty_like(features), torch.empty_like(target_logits)
         d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         total = features.new_zeros((), dtype=torch.float64)
+        # the same memory for every block: fresh memory costs more than the arithmetic
+        wide = features.new_empty(min(len(features), BLOCK_ROWS), len(weight))
+        narrow = wide.to(kind)
         for start in range(0, len(features), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
-            narrow, truth, place = features[rows].to(kind), target_logits[rows], places[rows]
-            logits = (narrow @ narrow_weight.t()).to(features.dtype).add_(bias)  # (block, sampled)
+            truth, place = target_logits[rows], places[rows]
+            logits, products = wide[: len(truth)], narrow[: len(truth)]
+            torch.add(torch.mm(narrow_features[rows], turned, out=products), bias, out=logits)  # (block, sampled)
             found = (place >= 0).nonzero()[:, 0]
             logits[found, place[found]] = -torch.inf  # the target is counted by its own logit
             highest = torch.maximum(logits.amax(dim=1), truth)
@@ -144,12 +149,12 @@ class _SampledLoss(torch.autograd.Function):
             own = (truth - highest).exp()
             sums = shares.sum(dim=1) + own
             total += (sums.log() + highest - truth).sum(dtype=torch.float64)
-            shares.div_(sums[:, None])
-            d_targets[rows] = own / sums - 1.0
-            d_bias += shares.sum(dim=0)
-            narrow_shares = shares.to(kind)
-            d_features[rows] = (narrow_shares @ narrow_weight).to(features.dtype)
-            d_weight += (narrow_shares.t() @ narrow).to(weight.dtype)
+            inverse = sums.reciprocal()  # applied to what is small: features instead of shares
+            d_targets[rows] = own * inverse - 1.0
+            d_bias += inverse @ shares
+            products.copy_(shares)
+            torch.mul(torch.mm(products, narrow_weight), inverse[:, None], out=d_features[rows])
+            d_weight += torch.mm(products.t(), (features[rows] * inverse[:, None]).to(kind))
         ctx.save_for_backward(d_features, d_targets, d_weight, d_bias)
         return total.to(features.dtype)
 
