@@ -110,7 +110,7 @@ class TextSubject:
         """Add the linear models to the network's logits."""
         if self.linear is None or self.joining is None:
             return network.astype(np.float64)
-        return self.joining.join(network, self.linear.margins(keys))
+        return self.joining.join(network, self.linear.margins_of_numbers(self.linear.numbers_of(keys)))
 
     def logits_of_kept(self, words: Sequence[TextWords], kept: Sequence[np.ndarray]) -> np.ndarray:
         """Return the logits of texts of which only some words are kept (bool, one a word)."""

@@ -105,9 +105,10 @@ def _of_text(encoder: TextEncoder, text: str) -> TextWords:
     spans = tokenizer.spans(text)
     keys = tokenizer.tokens(text)
     tokens = tuple(text[start:end] for start, end in spans)
-    ids = np.array(encoder.vocabulary.encode(encoder.tokens(text)), dtype=np.int64)
-    if encoder.tokenizer == tokenizer and len(ids) == len(spans):
+    if encoder.tokenizer == tokenizer and (encoder.max_length is None or len(keys) <= encoder.max_length):
+        ids = np.array(encoder.vocabulary.encode(keys), dtype=np.int64)
         return TextWords(text, tokens, tuple(spans), tuple(keys), ids, np.arange(len(ids)))
+    ids = np.array(encoder.vocabulary.encode(encoder.tokens(text)), dtype=np.int64)
     places = encoder.spans(text)
     if not spans and len(ids):  # signs that are no words: the text as a whole is one
         spans, keys, tokens = [(0, len(text))], [text], (text,)
