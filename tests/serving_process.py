@@ -109,13 +109,15 @@ def received(connection):
 
 
 @contextlib.contextmanager
-def serving(*models, options=(), environment=None):
-    """A running server; it must end with code 0 unless the test has stopped it."""
+def serving(*models, options=(), environment=None, program=("-m", "bilstm.cli")):
+    """A running server; it must end with code 0 unless the test has stopped it.
+
+    `program` is what Python is called with in place of the usual command line.
+    """
     log_file = Path(tempfile.mkstemp(suffix=".log")[1])
     command = [
         sys.executable,
-        "-m",
-        "bilstm.cli",
+        *program,
         "serve",
         *map(str, models),
         "--port",

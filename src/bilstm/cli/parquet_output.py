@@ -47,7 +47,7 @@ class ParquetWriter:
             from polars.io.plugins import register_io_source
         except ImportError as error:
             raise MissingExtraError(
-                f"{path}: writing Parquet needs polars.", "Install it: pip install 'bilstm[tables]'"
+                "Writing Parquet needs polars.", "Install it: pip install 'bilstm[tables]'"
             ) from error
         self._polars, self._path = polars, path
         self._schema = {name: polars.Float64 if name in numbers else polars.String for name in columns}
