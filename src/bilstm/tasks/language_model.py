@@ -56,7 +56,7 @@ class Config(TrainConfig):
     epoch_words: int = settings.field(
         1_000_000, help="Words after which the development part is scored, about.", unit="words", minimum=1
     )
-    batch_size: int = settings.field(64, help="Pieces per batch at most.", unit="rows", minimum=1, maximum=1_000_000)
+    batch_size: int = settings.field(16, help="Pieces per batch at most.", unit="rows", minimum=1, maximum=1_000_000)
     batch_steps: int | None = settings.field(
         8_000, help="Words of all pieces of a batch together at most.", unit="steps", minimum=1, maximum=2**40
     )
