@@ -58,7 +58,9 @@ TAGS = ("O", "B-PER", "I-PER", "E-PER", "S-PER")
 SENTENCES = [["Anna", "saw", "Bo", "Lee", "."], ["Rain", "at", "7", ";", "Anna", "left"], ["Bo", "Lee", "Okafor"]]
 
 
-def tagger_model(*, head="crf", characters="convolution", intents=("come", "go"), threads=1, **settings) -> TaggerModel:
+def tagger_model(
+    *, head="crf", characters="convolution", intents=("come", "go"), threads=1, spread=0.6, **settings
+) -> TaggerModel:
     """A tagger of spans, with intents unless there are none."""
     sizes = {"hidden_size": 6, "word_size": 5, "character_size": 4, "trait_size": 2}
     config = Config(head=head, characters=characters, **{**sizes, **settings})
@@ -70,7 +72,7 @@ def tagger_model(*, head="crf", characters="convolution", intents=("come", "go")
     parts |= {"features.traits": layers.traits, "encoder": layers.encoder, "tags": layers.tags, "intent": layers.intent}
     for part, stack in parts.items():
         for name, shape in weight_shapes(stack).items():
-            weights[f"{part}.{name}"] = random.normal(size=shape, scale=0.6).astype(np.float32)
+            weights[f"{part}.{name}"] = random.normal(size=shape, scale=spread).astype(np.float32)
     allowed = allowed_tags(TAGS, "IOBES")
     if layers.crf:
         for name, mask in zip(CRF_WEIGHTS, allowed, strict=True):

@@ -19,6 +19,7 @@ from bilstm.data.word_encoder import EncodedWords
 from bilstm.errors import MissingExtraError, TrainingDivergedError, UsageError
 from bilstm.export.onnx_model import build_tagger_onnx, build_text_onnx, padded, tagger_inputs
 from bilstm.export.single_file import check_place, write_file
+from bilstm.runtime.crf import decode, sequence_scores
 from bilstm.tasks.sequence_tagging import TaggerModel
 from bilstm.tasks.text_classification import TextModel
 
@@ -88,9 +89,7 @@ def export_onnx(
                 "the linear n-gram model beside the tagger's intents has no ONNX form.",
                 "Add --network-only: intents by the network alone; or train with --join-linear no.",
             )
-        content, parts = build_tagger_onnx(model), "emissions of a tagger"
-        if model.tagger.layers.crf:
-            parts += ", CRF weights beside them (the search for the best tags is left to the caller)"
+        content, parts = build_tagger_onnx(model), "tagger, with the search for the best tags"
     else:
         if network_only and model.joined is None:
             raise UsageError("the model has nothing beside its network.", "Leave --network-only away.")
@@ -99,8 +98,11 @@ def export_onnx(
     session = onnx_session(content)
     rows, difference = 0, 0.0
     for given, expected in random_comparisons(model, CHECKED_ROWS, seed=0, network_only=network_only):
-        found = dict(zip(expected, session.run(list(expected), given), strict=True))
+        names = [*expected, *(["tags"] if isinstance(model, TaggerModel) else [])]
+        found = dict(zip(names, session.run(names, given), strict=True))
         difference = max(difference, *(_difference(found[name], value) for name, value in expected.items()))
+        if isinstance(model, TaggerModel):
+            difference = max(difference, _shortfall(model, found["tags"], expected["emissions"], given["lengths"]))
         rows += len(given["lengths"])
     if not difference <= TOLERANCE:  # also for NaN
         raise UsageError(
@@ -108,8 +110,8 @@ def export_onnx(
             "Please report it with `bilstm info`.",
         )
     write_file(path, content)
-    names = tuple(one.name for one in session.get_inputs()), tuple(one.name for one in session.get_outputs())
-    return OnnxExport(Path(path), len(content), *names, parts, rows, difference)
+    ends = tuple(one.name for one in session.get_inputs()), tuple(one.name for one in session.get_outputs())
+    return OnnxExport(Path(path), len(content), *ends, parts, rows, difference)
 
 
 def onnx_session(content: bytes | str, threads: int = 1, *, flush_denormals: bool = False) -> Any:
@@ -225,3 +227,17 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
     if not found.size:
         return 0.0
     return float(np.max(np.abs(found - expected) / np.maximum(1.0, np.abs(expected))))
+
+
+def _shortfall(model: TaggerModel, tags: np.ndarray, emissions: np.ndarray, lengths: np.ndarray) -> float:
+    """Return by how much the tags score less than the best ones at most; infinity if they are no tags.
+
+    Not the tags are compared: of two that score alike within rounding, each is right.
+    """
+    is_real = np.arange(tags.shape[1]) < lengths[:, None]
+    if (tags[~is_real] != -1).any() or not ((tags[is_real] >= 0) & (tags[is_real] < len(model.tags))).all():
+        return float("inf")
+    scores = Ragged(emissions[is_real], np.concatenate([[0], np.cumsum(lengths)]))
+    _, best = decode(scores, model.tagger.crf)
+    reached = sequence_scores(scores, scores.with_values(tags[is_real]), model.tagger.crf)
+    return float(np.max((best - reached) / np.maximum(1.0, np.abs(best)), initial=0.0))

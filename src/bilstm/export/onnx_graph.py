@@ -49,11 +49,20 @@ class GraphBuilder:
         Initializers by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "", weights: dict[str, np.ndarray] | None = None) -> None:
         self._onnx = onnx_library()
         self.nodes: list[Any] = []
-        self.weights: dict[str, np.ndarray] = {}
+        self.weights: dict[str, np.ndarray] = {} if weights is None else weights
+        self._prefix = prefix
         self._count = 0
+
+    def body(self, prefix: str) -> GraphBuilder:
+        """Begin the graph of one step of a loop: it shares the weights; its values begin with `prefix`."""
+        return GraphBuilder(prefix, self.weights)
+
+    def graph(self, name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+        """Return the nodes as the body of a loop; weights stay in the graph around it."""
+        return self._onnx.helper.make_graph(self.nodes, name, list(inputs), list(outputs))
 
     def constant(self, values: Any, dtype: Any = np.float32, name: str | None = None) -> str:
         """Add a weight or constant; equal small constants share one."""
@@ -65,7 +74,7 @@ class GraphBuilder:
     def add(self, operator: str, *inputs: str, outputs: int | Sequence[str] = 1, **attributes: Any) -> Any:
         """Add a node; return the name of its output, or the names if there are several."""
         if isinstance(outputs, int):
-            names = [f"{operator.lower()}_{self._count}_{number}" for number in range(outputs)]
+            names = [f"{self._prefix}{operator.lower()}_{self._count}_{number}" for number in range(outputs)]
         else:
             names = list(outputs)
         self._count += 1

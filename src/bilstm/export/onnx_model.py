@@ -2,7 +2,7 @@
 
 Text classification: `ids` and `lengths` in, `logits` and `probabilities` (for numbers: `values`) out. Linear n-gram
 models that are joined to the network stand in the graph too and read `ngram_ids`. Tagging: word, character and trait
-ids in, `emissions` out, and the weights of the CRF as further outputs, for the search that ONNX has no operator for.
+ids in, the best `tags` out, with the `emissions` and the weights of the CRF that they follow from.
 Imports numpy, the task models; onnx and ONNX Runtime inside the functions.
 """
 
@@ -18,6 +18,7 @@ from bilstm import description
 from bilstm.data.ragged import Ragged
 from bilstm.data.word_encoder import WordBatch
 from bilstm.export.onnx_graph import GraphBuilder, onnx_library
+from bilstm.export.onnx_viterbi import Chain, add_best_tags
 from bilstm.runtime.ngram_linear import LinearHead, NgramLinear
 from bilstm.runtime.tagger import TaggerLayers
 from bilstm.runtime.word_features import weights_under
@@ -173,7 +174,7 @@ def _margins(graph: GraphBuilder, head: LinearHead, counts: str, size: int, at: 
 
 
 def build_tagger_onnx(model: TaggerModel) -> bytes:
-    """Return the ONNX file of a tagger: everything up to the scores of tags and intents."""
+    """Return the ONNX file of a tagger: the best tags, and the scores of tags and intents behind them."""
     tensor = onnx_library().TensorProto
     info = onnx_library().helper.make_tensor_value_info
     graph, layers = GraphBuilder(), model.tagger.layers
@@ -200,17 +201,25 @@ def build_tagger_onnx(model: TaggerModel) -> bytes:
     features = parts[0] if len(parts) == 1 else graph.add("Concat", *parts, axis=2)
     hidden = _part(graph, model, "encoder", layers.encoder, features, "lengths")
     scores = _part(graph, model, "tags", layers.tags, hidden, "lengths")
-    real = graph.add("Mul", scores, graph.mask_of("lengths", scores))  # zero beyond the end, whatever stands there
+    mask = graph.mask_of("lengths", scores)
+    real = graph.add("Mul", scores, mask)  # zero beyond the end, whatever stands there
     graph.add("Transpose", real, outputs=["emissions"], perm=[1, 0, 2])
-    outputs = [info("emissions", tensor.FLOAT, ["batch", "time", len(model.tags)])]
+    chain = None
+    if layers.crf:
+        values = (np.asarray(getattr(model.tagger.crf, name), dtype=np.float32) for name in Chain._fields)
+        named = zip(Chain._fields, values, strict=True)
+        chain = Chain(*(graph.constant(array, name=f"crf.{name}") for name, array in named))
+    best = add_best_tags(graph, real, mask, len(model.tags), chain)
+    graph.add("Transpose", best, outputs=["tags"], perm=[1, 0])
+    outputs = [info("tags", tensor.INT64, ["batch", "time"])]
+    outputs.append(info("emissions", tensor.FLOAT, ["batch", "time", len(model.tags)]))
     if layers.intent:
         graph.add("Identity", _part(graph, model, "intent", layers.intent, hidden, "lengths"), outputs=["intents"])
         outputs.append(info("intents", tensor.FLOAT, ["batch", len(model.intents)]))
-    if layers.crf:
-        for name in ("transitions", "start", "end"):
-            values = np.asarray(getattr(model.tagger.crf, name), dtype=np.float32)
-            graph.add("Identity", graph.constant(values, name=f"crf.{name}"), outputs=[f"crf_{name}"])
-            outputs.append(info(f"crf_{name}", tensor.FLOAT, list(values.shape)))
+    if chain is not None:
+        for name, constant in chain._asdict().items():
+            graph.add("Identity", constant, outputs=[f"crf_{name}"])
+            outputs.append(info(f"crf_{name}", tensor.FLOAT, list(graph.weights[constant].shape)))
     metadata: Mapping[str, str] = {
         "task": "sequence-tagging",
         "encoder": model.encoder.to_json(),

@@ -60,7 +60,8 @@ def tagger_precision_scores(model: TaggerModel, part: TaggedSentences) -> dict[s
         weights = round_to_int8(model.weights) if is_rounded else model.weights
         allowed = allowed_tags(model.tags, model.inner_scheme)
         tagger = Tagger(model.tagger.layers, weights, allowed, precision=precision, threads=model.tagger.threads)
-        other = dataclasses.replace(model, tagger=tagger, weights=weights)
+        joined = _rounded_linear(model) if is_rounded else model.joined
+        other = dataclasses.replace(model, tagger=tagger, weights=weights, joined=joined)
         intents = other.predict_intents(part.tokens) if model.intents else None
         name, value = main_score(other.measure(part, other.predict(part.tokens), intents))
         names.append(name)
@@ -75,7 +76,7 @@ def _by_precision(score: Callable[[str, bool], float | None]) -> dict[str, float
     return {precision: score(precision, False) for precision in precisions} | {INT8: score("float32", True)}
 
 
-def _rounded_linear(model: TextModel) -> Any:
+def _rounded_linear(model: TextModel | TaggerModel) -> Any:
     """Return the linear models beside the network with rounded weights."""
     if model.joined is None:
         return None
