@@ -32,6 +32,9 @@ from bilstm.explanation.explaining import subject_of
 from bilstm.explanation.faithfulness import measure_faithfulness, pointing_game, rank_agreement
 from bilstm.explanation.gradients import integrated_gradients
 from bilstm.explanation.methods import METHODS, attribute_all, default_method
+from bilstm.explanation.occlusion import advancing
+from bilstm.explanation.pooled_pass import pools_one_layer
+from bilstm.explanation.recurrent_trace import directions_of
 from bilstm.explanation.relevance import relevance
 from bilstm.explanation.subject import TextSubject
 from bilstm.explanation.words import TextWords
@@ -40,6 +43,7 @@ from text_runs import RESULTS, append_line, describe, read_lines
 TEXTS = 500
 FEWER = {"near-occlusion": 200, "occlusion": 100, "integrated-gradients": 60, "contextual-decomposition": 20}
 TURNS = 7
+TOLERANCES = (0.0, 1e-6, 1e-4, 1e-2)
 EXACT_TEXTS = 60  # on which near occlusion is compared with the exact one
 FILE = RESULTS / "explanations.jsonl"
 
@@ -72,6 +76,7 @@ def measure(folder: str, data: str, name: str) -> dict[str, Any]:
         "methods": methods,
         "checks": checks(model, subject, words[:20]),
         "speed": speed(model, subject, texts, words),
+        "memory": memory(subject, words),
         **describe(None),
     }
 
@@ -233,6 +238,43 @@ def speed(model: Any, subject: TextSubject, texts: Sequence[str], words: Sequenc
     }
 
 
+def memory(subject: TextSubject, words: Sequence[TextWords]) -> dict[str, Any] | None:
+    """Return how far behind a left-out word the states of the text of `speed` are those of the whole text again.
+
+    Of all steps behind all gaps: the share before the first one at which h and c differ by at most a tolerance in every
+    unit, 0 being the same bits; it bounds what reusing the rest of the text can save.
+    """
+    if not pools_one_layer(subject.network.layers):
+        return None
+    one = min(words, key=lambda each: abs(len(each) - 230))
+    network, batch = subject.network.parts(subject.vectors([one]))[0]
+    count = len(batch.values)
+    cuts = np.stack([np.arange(count), np.arange(count) + 1], axis=1)
+    before = {tolerance: 0 for tolerance in TOLERANCES}
+    for direction in directions_of(network.layers[0], network.weights[0], 0):
+        values = np.ascontiguousarray(batch.values[::-1] if direction.is_backward else batch.values)
+        advance = advancing(network, direction, values, "float32")
+        size = direction.hidden_size
+        h, c = np.zeros((count + 1, size), np.float32), np.zeros((count + 1, size), np.float32)
+        for at in range(count):  # the whole text, step by step
+            ran = advance(np.array([at]), np.array([1]), h[at : at + 1], c[at : at + 1])
+            h[at + 1], c[at + 1] = ran.h[0], ran.c[0]
+        own_h, own_c, reached = h[cuts[:, 0]], c[cuts[:, 0]], np.full((count, len(TOLERANCES)), count)
+        for lag in range(1, count):
+            rows = np.arange(count - lag)
+            ran = advance(cuts[rows, 1] + lag - 1, np.ones(len(rows), np.int64), own_h[rows], own_c[rows])
+            own_h[rows], own_c[rows] = ran.h, ran.c
+            at = cuts[rows, 1] + lag
+            gap = np.maximum(np.abs(ran.h - h[at]).max(axis=1), np.abs(ran.c - c[at]).max(axis=1))
+            for number, tolerance in enumerate(TOLERANCES):
+                reached[rows[gap <= tolerance], number] = np.minimum(reached[rows[gap <= tolerance], number], lag)
+        left = count - cuts[:, 1]
+        for number, tolerance in enumerate(TOLERANCES):
+            before[tolerance] += int(np.minimum(reached[:, number], left).sum())
+    steps = 2 * int((count - cuts[:, 1]).sum()) if network.layers[0].bidirectional else int((count - cuts[:, 1]).sum())
+    return {"words": count, "steps": steps, "share_before": {str(key): value / steps for key, value in before.items()}}
+
+
 # ---- a cause that is known, and two seeds --------------------------------------------------------------------------
 
 
@@ -348,7 +390,10 @@ def _model_table(line: dict[str, Any]) -> str:
             f"| {one['method']} | {one['comprehensiveness']:.4f} | {one['sufficiency']:.4f} | {pointing} | {gap} | "
             f"{one['milliseconds']:.1f} | {one['texts']} |"
         )
-    rows += ["", *_speed_lines(line["speed"]), ""]
+    rows += ["", *_speed_lines(line["speed"])]
+    if memory := line["memory"]:
+        shares = ", ".join(f"{share:.1%} until they agree to {name}" for name, share in memory["share_before"].items())
+        rows.append(f"- states behind a left-out word, {memory['steps']:,} steps behind all gaps: {shares}")
     rows += [
         *(f"- {name.replace('_', ' ')}: {value:.1e}" for name, value in line["checks"].items() if value is not None),
     ]

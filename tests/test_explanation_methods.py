@@ -8,6 +8,7 @@ from bilstm.data.ragged import Ragged
 from bilstm.data.tokenizers import WordTokenizer
 from bilstm.errors import UsageError
 from bilstm.explanation import explain, gradients, occlusion
+from bilstm.explanation.averaged_network import AveragedNetwork
 from bilstm.explanation.decomposition import decompose
 from bilstm.explanation.explaining import subject_of
 from bilstm.explanation.gradients import (
@@ -115,13 +116,15 @@ def test_pass_of_the_default_network_is_that_of_all_networks(cell, kinds):
 @pytest.mark.parametrize("backend", ["auto", "numpy"])
 @pytest.mark.parametrize("kinds", [("max", "mean"), ("attention",)])
 def test_quick_gradients_are_the_rule_of_lobatto(backend, kinds, monkeypatch):
-    """Four gradients at the places and with the weights of Abramowitz and Stegun's table 25.6, from single passes."""
+    """Five gradients at the places and with the weights of Abramowitz and Stegun's table 25.6, from single passes."""
     layers = stack("lstm", kinds=kinds)
     network, _ = network_of(layers, backend=backend)
     batch, baseline = batch_of(6), np.full(6, 0.2, np.float32)
     contrasts = np.random.default_rng(5).normal(size=(len(batch), 3))
     wanted = np.zeros(len(batch.values))
-    for place, weight in ((0.0, 1 / 12), (0.2763932, 5 / 12), (0.7236068, 5 / 12), (1.0, 1 / 12)):
+    ends = (1.0 - 0.65465367) / 2, (1.0 + 0.65465367) / 2
+    for place, weight in ((0.0, 0.1), (ends[0], 0.54444444), (0.5, 0.71111111), (ends[1], 0.54444444), (1.0, 0.1)):
+        weight /= 2  # the table is for -1 to 1
         at = batch.with_values((baseline + place * (batch.values - baseline)).astype(np.float32))
         found = network.gradient(network.trace(at, for_gradients=True), contrasts)
         wanted += weight * (found * (batch.values - baseline)).sum(axis=1)
@@ -417,6 +420,22 @@ def test_rest_of_a_text_is_its_first_order(backend, kinds, merge):
     rounding = 0.01 if backend == "auto" else 2e-5  # bfloat16 where AMX runs
     assert errors[1].max() < 0.01 + rounding
     assert errors[2].max() < rounding
+
+
+def test_members_of_an_ensemble_say_nearly_their_mean():
+    layers = stack("lstm", dense="tanh")
+    members = [network_of(layers, seed=seed)[0] for seed in (1, 2)]
+    both = AveragedNetwork(members)
+    own = [batch_of(6, (70,), seed) for seed in (3, 4)]
+    joined = own[0].with_values(np.concatenate([one.values for one in own], axis=1))
+    contrasts, cuts = np.random.default_rng(8).normal(size=(2, 3)), np.array([(0, 1), (30, 32), (69, 70)])
+    opened = open_texts(both, joined)
+    np.testing.assert_allclose(opened.logits, both.run(joined), atol=1e-6)
+    parts = [
+        scores_nearly_without(open_texts(member, one), 0, contrasts, cuts)
+        for member, one in zip(members, own, strict=True)
+    ]
+    np.testing.assert_allclose(scores_nearly_without(opened, 0, contrasts, cuts), np.mean(parts, axis=0), atol=1e-9)
 
 
 def test_near_occlusion_of_a_text_model_is_near():

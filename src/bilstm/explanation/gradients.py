@@ -42,10 +42,11 @@ class Rule(NamedTuple):
     weights: np.ndarray
 
 
-# Lobatto's rule with 4 points (Abramowitz and Stegun 25.4.32), exact for polynomials of degree 5 as Legendre's with 3.
-# Its ends are the baseline and the text itself, whose scores are wanted anyway.
+# Lobatto's rule with 5 points (Abramowitz and Stegun 25.4.32), exact for polynomials of degree 7. Its ends are the
+# baseline and the text itself, whose scores are wanted anyway.
 QUICK_RULE = Rule(
-    np.array([0.0, (1 - np.sqrt(1 / 5)) / 2, (1 + np.sqrt(1 / 5)) / 2, 1.0]), np.array([1.0, 5.0, 5.0, 1.0]) / 12
+    np.array([0.0, (1 - np.sqrt(3 / 7)) / 2, 0.5, (1 + np.sqrt(3 / 7)) / 2, 1.0]),
+    np.array([9.0, 49.0, 64.0, 49.0, 9.0]) / 180,
 )
 
 
