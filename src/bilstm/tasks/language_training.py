@@ -23,11 +23,10 @@ from bilstm.data.ragged import Ragged
 from bilstm.data.splitting import split_rows
 from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from bilstm.data.vocabulary import TextEncoder
-from bilstm.errors import DataError, MissingExtraError, UsageError
+from bilstm.errors import DataError, UsageError
 from bilstm.runtime.engine_recurrent import resolve_precision
 from bilstm.tasks.language_model import Config, LanguageModel, describe_model, for_data, parts_of_pass
-from bilstm.tasks.phases import Clock
-from bilstm.thread_waiting import wait_passively
+from bilstm.tasks.phases import Clock, begin_training
 
 if TYPE_CHECKING:
     from bilstm.layers.language import LanguageNet
@@ -124,15 +123,9 @@ def fit(
     MissingExtraError
         If torch is not installed.
     """
-    wait_passively()
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("Training needs torch.", "pip install 'bilstm[train]'") from error
     from bilstm.training import events
 
-    tell = progress or (lambda event: None)
-    clock = Clock(tell)
+    tell, clock = begin_training(progress)
     if encoder is None and (isinstance(texts, Ragged) or isinstance(valid, Ragged)):
         raise UsageError("ids need the encoder that made them.", "Give encoder=..., or texts.")
     train_rows, dev_rows = _development_part(texts, config, valid is not None)

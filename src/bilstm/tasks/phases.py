@@ -1,4 +1,4 @@
-"""Wall time of the phases of a training. Imports the standard library and the loop's events."""
+"""The opening of a training, and the wall time of its phases. Imports no torch before it is needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Clock"]
+from bilstm.errors import MissingExtraError
+from bilstm.thread_waiting import wait_passively
+
+__all__ = ["Clock", "begin_training"]
+
+
+def begin_training(progress: Callable[[Any], None] | None) -> tuple[Callable[[Any], None], Clock]:
+    """Make the process ready to train; return who is told what happens, and the clock of the phases.
+
+    Raises
+    ------
+    MissingExtraError
+        If torch is not installed.
+    """
+    wait_passively()
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("Training needs torch.", "pip install 'bilstm[train]'") from error
+    tell = progress or (lambda event: None)
+    return tell, Clock(tell)
 
 
 class Clock:

@@ -21,19 +21,18 @@ from bilstm.data.splitting import split_rows
 from bilstm.data.tagged_sentences import TaggedSentences
 from bilstm.data.tags import Scheme, allowed_tags, convert_tags, detect_scheme, tags_to_spans
 from bilstm.data.word_encoder import EncodedWords, WordEncoder
-from bilstm.errors import DataError, MissingExtraError, UsageError
+from bilstm.errors import DataError, UsageError
 from bilstm.metrics import fit_temperature
-from bilstm.runtime.crf import decode
+from bilstm.runtime.crf import build_lattice, decode
 from bilstm.runtime.engine_recurrent import resolve_precision
 from bilstm.runtime.tagger import Tagger as RuntimeTagger
 from bilstm.runtime.tagger import TaggerLayers
-from bilstm.tasks.joined_intents import join_intents
+from bilstm.tasks.joined_intents import expected_counts, join_intents, tag_log_shares
 from bilstm.tasks.outside_score import OUTSIDE, OutsideShift, fit_outside_shift
-from bilstm.tasks.phases import Clock
+from bilstm.tasks.phases import Clock, begin_training
 from bilstm.tasks.sequence_tagging import BATCH_ROWS, BATCH_STEPS, Config, TaggerModel, describe_tagger, for_data
 from bilstm.tasks.tagging_baseline import most_frequent_tags
 from bilstm.tasks.tagging_scores import KnownWords, main_score, score_tagging, unknown_labels
-from bilstm.thread_waiting import wait_passively
 
 if TYPE_CHECKING:
     from bilstm.training.events import Listener
@@ -109,15 +108,9 @@ def fit_tagger(
     MissingExtraError
         If torch is not installed.
     """
-    wait_passively()
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("Training needs torch.", "pip install 'bilstm[train]'") from error
     from bilstm.training import events
 
-    tell = progress or (lambda event: None)
-    clock = Clock(tell)
+    tell, clock = begin_training(progress)
     with clock.phase("encode"):
         train, dev = _parts(sentences, valid, config)
         config = for_data(config, np.array([len(row) for row in train.sentences]))
@@ -145,10 +138,10 @@ def fit_tagger(
         shift = _move_outside_score(model, parts[1], config)
         emissions, logits = model.scores(parts[1].words)
         dev_tags = model.tags_of(emissions)
-        if logits is not None and (note := _calibrate_intents(model, *parts, logits, config)):
+        if logits is not None and (note := _calibrate_intents(model, *parts, emissions, logits, config)):
             notes.append(note)
             tell(events.Note(note))
-        dev_intents = None if logits is None else model.intents_of(logits, dev.tokens)
+        dev_intents = None if logits is None else model.intents_of(logits, dev.tokens, emissions)
         metrics = model.measure(dev, dev_tags, dev_intents)
         baseline = model.measure(dev, most_frequent_tags(train, dev, coder.scheme), None)
         if note := shift.note():
@@ -162,8 +155,10 @@ def fit_tagger(
     )  # fmt: skip
 
 
-def _calibrate_intents(model: TaggerModel, train: _Part, dev: _Part, logits: np.ndarray, config: Config) -> str | None:
-    """Fit the temperature of the intents, then a linear model beside them; return what was done."""
+def _calibrate_intents(
+    model: TaggerModel, train: _Part, dev: _Part, emissions: Ragged, logits: np.ndarray, config: Config
+) -> str | None:
+    """Fit the temperature of the intents, then what is joined to them; return what was done."""
     rows = np.flatnonzero(dev.intents >= 0)
     if not len(rows):
         return None
@@ -172,10 +167,13 @@ def _calibrate_intents(model: TaggerModel, train: _Part, dev: _Part, logits: np.
     if not config.join_linear:
         return None
     tokens = dev.sentences.tokens
+    chosen = emissions.select(rows)
     model.joined, note = join_intents(
         (train.sentences.tokens, train.intents),
         ([tokens[row] for row in rows], dev.intents[rows]),
         logits[rows],
+        expected_counts(build_lattice(chosen, model.tagger.crf).marginals, chosen.offsets),
+        tag_log_shares(train.words.types.with_values(train.tags), train.intents, (len(model.intents), len(model.tags))),
         temperature.loss_after,
         config.seed,
     )
