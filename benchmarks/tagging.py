@@ -12,6 +12,8 @@ object a line, so that seeds can be run at different times, and the table to ben
 
 While a recipe is being chosen, `--dev-only --room ROOM` keeps the model in ROOM and leaves the test part alone; once
 all is chosen, `python benchmarks/tagging.py score --data DATA --room ROOM` scores the kept models, each once.
+`python benchmarks/tagging.py intents ...` does the same for kept models of SNIPS whose networks were trained before
+anything was joined to their intents: it joins as training does, then scores.
 """
 
 from __future__ import annotations
@@ -29,10 +31,14 @@ import numpy as np
 
 import bilstm
 from bilstm.config import from_mapping, to_mapping
+from bilstm.data.ragged import Ragged
 from bilstm.data.tagged_files import read_tagged
 from bilstm.data.tagged_sentences import TaggedSentences
-from bilstm.data.tags import tags_to_spans
+from bilstm.data.tags import convert_tags, tags_to_spans
+from bilstm.metrics import fit_temperature
 from bilstm.metrics.spans import known_spans, score_spans, unseen_span_scores
+from bilstm.runtime.crf import build_lattice
+from bilstm.tasks.joined_intents import expected_counts, join_intents, tag_log_shares
 from bilstm.tasks.sequence_tagging import Config
 from bilstm.tasks.tagging_training import fit_tagger
 from text_runs import append_line, describe, read_lines, shown, write_table
@@ -112,6 +118,38 @@ def score(data: Path, room: Path) -> None:
         row = json.loads(path.read_text(encoding="utf-8"))
         model = bilstm.load(path.with_suffix(""))
         append({**row, "test": shown_scores(model.evaluate(read_tagged(data / SETS[row["what"]][2])))})
+        path.rename(path.with_suffix(".scored"))
+
+
+def intents(data: Path, room: Path) -> None:
+    """Join tags and words to the intents of each kept model, as training does; then score it once on test."""
+    train, dev, test = read_parts(data, "snips")
+    for path in sorted(room.glob("snips-*.json")):
+        row, model = json.loads(path.read_text(encoding="utf-8")), bilstm.load(path.with_suffix(""))
+        used = time.process_time()
+        targets = [np.array([model.intents.index(name) for name in part.intents or []]) for part in (train, dev)]
+        numbers = [[model.tags.index(t) for t in convert_tags(tags, model.inner_scheme)] for tags in train.tags or []]
+        emissions, logits = model.scores(model.encode(dev.tokens))
+        alone = fit_temperature(logits, targets[1])
+        model.joined, note = join_intents(
+            (train.tokens, targets[0]),
+            (dev.tokens, targets[1]),
+            logits,
+            expected_counts(build_lattice(emissions, model.tagger.crf).marginals, emissions.offsets),
+            tag_log_shares(Ragged.of(numbers), targets[0], (len(model.intents), len(model.tags))),
+            alone.loss_after,
+            row["seed"],
+        )
+        used = time.process_time() - used
+        sys.stderr.write(f"seed {row['seed']}: {note}\n")
+        changed = {
+            "dev": shown_scores(model.evaluate(dev)),
+            "test": shown_scores(model.evaluate(test)),
+            "cpu_seconds": round(row["cpu_seconds"] + used, 1),
+            "settings": {**row["settings"], "join_linear": True},
+            "network_commit": row["commit"],
+        }
+        append({**row, **describe(None), **changed})
         path.rename(path.with_suffix(".scored"))
 
 
@@ -249,7 +287,7 @@ def table() -> None:
         paragraphs.append("\n".join(lines))
     paragraphs += [_speed_table(row) for row in rows if row["what"] == "speed"]
     machines = sorted({f"{row['machine']['cpu']}, {row['machine']['cores']} cores" for row in rows})
-    commits = ", ".join(sorted({row["commit"][:10] for row in rows}))
+    commits = ", ".join(sorted({row[key][:10] for row in rows for key in ("commit", "network_commit") if key in row}))
     commands = "\n".join(f"    {command}" for command in sorted({row["command"] for row in rows}))
     paragraphs.append(f"Machine: {'; '.join(machines)}. Commits: {commits}. Made by:\n\n{commands}")
     write_table(RESULTS.with_suffix(".md"), "Tagging", paragraphs)
@@ -272,7 +310,7 @@ def _speed_table(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*SETS, "crfsuite", "speed", "score", "table"])
+    parser.add_argument("what", choices=[*SETS, "crfsuite", "speed", "score", "intents", "table"])
     parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dev-only", action="store_true", help="leave the test part alone, keep the model in --room")
@@ -286,14 +324,16 @@ def main() -> None:
         return
     if given.data is None:
         parser.error("--data is needed")
-    if (given.dev_only or given.what == "score") != (given.room is not None):
-        parser.error("--room goes with --dev-only and with score")
+    if (given.dev_only or given.what in ("score", "intents")) != (given.room is not None):
+        parser.error("--room goes with --dev-only, with score and with intents")
     if given.what == "crfsuite":
         crfsuite(given.data)
     elif given.what == "speed":
         speed(given.data, given.rounds, given.threads)
     elif given.what == "score":
         score(given.data, given.room)
+    elif given.what == "intents":
+        intents(given.data, given.room)
     else:
         settings = {name: json.loads(value) for name, value in (entry.split("=", 1) for entry in given.set)}
         accuracy(given.what, given.data, given.seed, settings, given.room)

@@ -1,4 +1,4 @@
-"""A linear n-gram model beside the intents of a tagger: weights against a general optimizer, the folder, refusals."""
+"""What is joined to the intents of a tagger: weights against an optimizer, counts by hand, the folder, refusals."""
 
 import json
 
@@ -7,12 +7,14 @@ import pytest
 
 import bilstm
 from bilstm.config import from_mapping
+from bilstm.data.ragged import Ragged
 from bilstm.data.tagged_files import sentences_of
 from bilstm.errors import ModelFolderError, UsageError
 from bilstm.evaluation.baseline import fit_linear_baseline
 from bilstm.export.onnx_export import export_onnx
 from bilstm.metrics import fit_temperature
-from bilstm.tasks.joined_intents import join_intents, lower_case
+from bilstm.runtime.crf import build_lattice
+from bilstm.tasks.joined_intents import expected_counts, join_intents, tag_log_shares
 from bilstm.tasks.sequence_tagging import Config, TaggerModel
 from bilstm.tasks.tagging_training import fit_tagger
 from test_sequence_tagging import SMALL, made_up
@@ -33,6 +35,17 @@ def asked(count, seed, intents, noise=0.1):
     return tokens, true, logits.astype(np.float32)
 
 
+def lower_case(sentences):
+    return [[word.lower() for word in words] for words in sentences]
+
+
+def tags_like(true, intents, seed):
+    """Expected counts of five tags that tell a little of the intent, and log shares of the tags in each intent."""
+    random = np.random.default_rng(seed)
+    shares = np.log(np.random.default_rng(9).dirichlet(np.ones(5), intents))
+    return random.poisson(3 * np.exp(shares)[true]).astype(float), shares
+
+
 def loss_of(logits, targets):
     shifted = logits - logits.max(axis=1, keepdims=True)
     return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(targets)), targets]))
@@ -43,7 +56,8 @@ def test_weights_are_those_of_a_general_optimizer(intents):
     optimize = pytest.importorskip("scipy.optimize")
     train, dev, new = (asked(count, seed, intents) for count, seed in ((600, 0), (300, 1), (50, 2)))
     alone = fit_temperature(dev[2], dev[1]).loss_after
-    joined, note = join_intents(train[:2], dev[:2], dev[2], alone, 0)
+    counts = {len(part[1]): tags_like(part[1], intents, seed) for part, seed in ((dev, 7), (new, 8))}
+    joined, note = join_intents(train[:2], dev[:2], dev[2], *counts[300], alone, 0)
     assert joined is not None
     # Margins by a model of the same settings; of two intents it has one, the log odds of the second.
     linear = fit_linear_baseline(
@@ -55,15 +69,16 @@ def test_weights_are_those_of_a_general_optimizer(intents):
         margins = linear.margins(lower_case(part[0]))[..., 0]
         if intents == 2:
             margins = np.concatenate([np.zeros_like(margins), margins], axis=1)
-        return weights[0] * part[2] + weights[1] * margins
+        tags, shares = counts[len(part[1])]
+        return weights[0] * part[2] + weights[1] * margins + weights[2] * tags @ shares.T
 
-    options = {"xatol": 1e-7, "fatol": 1e-12}
+    options = {"xatol": 1e-8, "fatol": 1e-13, "maxiter": 4000, "maxfev": 4000}
     best = optimize.minimize(
-        lambda w: loss_of(scores(w, dev), dev[1]), [1.0, 0.1], method="Nelder-Mead", options=options
+        lambda w: loss_of(scores(w, dev), dev[1]), [1.0, 0.1, 0.1], method="Nelder-Mead", options=options
     )
-    assert joined.joining.loss == pytest.approx(best.fun, abs=1e-7)
+    assert joined.words.joining.loss == pytest.approx(best.fun, abs=1e-7)
     assert note.endswith(f"log loss {alone:.4f} -> {best.fun:.4f}.")
-    found, wanted = joined.join(new[2], lower_case(new[0])), scores(best.x, new)
+    found, wanted = joined.join(new[2], new[0], counts[50][0]), scores(best.x, new)
     # Scores count up to a number of their sentence.
     np.testing.assert_allclose(found - found[:, :1], wanted - wanted[:, :1], atol=2e-3)
     assert (found.argmax(axis=1) == new[1]).mean() > (new[2].argmax(axis=1) == new[1]).mean() + 0.1
@@ -72,12 +87,23 @@ def test_weights_are_those_of_a_general_optimizer(intents):
 def test_nothing_is_joined_where_nothing_is_gained():
     train, dev = asked(400, 3, 3), asked(200, 4, 3)
     known = np.eye(3, dtype=np.float32)[dev[1]] * 20
-    joined, note = join_intents(train[:2], dev[:2], known, loss_of(known, dev[1]), 0)
+    tags = tags_like(dev[1], 3, 5)
+    joined, note = join_intents(train[:2], dev[:2], known, *tags, loss_of(known, dev[1]), 0)
     assert joined is None
     assert "gains nothing" in note
-    joined, note = join_intents(train[:2], (dev[0][:99], dev[1][:99]), dev[2][:99], 1.0, 0)
+    joined, note = join_intents(train[:2], (dev[0][:99], dev[1][:99]), dev[2][:99], tags[0][:99], tags[1], 1.0, 0)
     assert joined is None
     assert "99 development sentences are too few" in note
+
+
+def test_counts_and_shares_by_hand():
+    marginals = np.array([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
+    np.testing.assert_array_equal(
+        expected_counts(marginals, np.array([0, 2, 2, 3])), [[1.25, 0.75], [0, 0], [0.5, 0.5]]
+    )
+    tags = Ragged(np.array([0, 1, 1, 0]), np.array([0, 3, 4]))  # intent 0: one and two times; intent 1: once, never
+    wanted = np.log([[1.5 / 4, 2.5 / 4], [1.5 / 2, 0.5 / 2]])
+    np.testing.assert_allclose(tag_log_shares(tags, np.array([0, 1]), (2, 2)), wanted)
 
 
 def test_the_loss_chooses_where_it_is_asked_to():
@@ -107,27 +133,32 @@ def test_the_tagger_answers_by_both(taggers, tmp_path):
     assert alone.model.joined is None
     assert alone.dev_metrics["intent"]["accuracy"] < 0.9
     assert joined.dev_metrics["intent"]["accuracy"] == 1.0
-    assert any("n-gram model is joined" in note for note in joined.notes)
+    assert any("n-gram model are joined" in note for note in joined.notes)
     assert joined.dev_tags == alone.dev_tags  # tags stay as they are
     assert joined.dev_metrics["f1"] == alone.dev_metrics["f1"]
     loaded = bilstm.load(joined.model.save(tmp_path / "m", settings=joined.config))
     assert loaded.evaluate(valid) == joined.model.evaluate(valid)
     assert loaded.annotate(valid.tokens) == joined.model.annotate(valid.tokens)
-    # Probabilities by hand: the network's scores and the linear model's, each with its weight.
-    tokens = valid.tokens[:7]
-    joining, linear = joined.model.joined.joining, joined.model.joined.linear
-    margins = linear.margins([[word.lower() for word in row] for row in tokens])[..., 0]
-    logits = joining.network * joined.model.scores(joined.model.encode(tokens))[1] + joining.linear[0] * margins
+    # Probabilities by hand: the scores of network, words and tags, each with its weight.
+    tokens, model = valid.tokens[:7], joined.model
+    emissions, scores = model.scores(model.encode(tokens))
+    margins = model.joined.words.linear.margins(lower_case(tokens))[..., 0]
+    joining = model.joined.words.joining
+    logits = joining.network * scores + joining.linear[0] * margins
+    lattice = build_lattice(emissions, model.tagger.crf)
+    for row in range(len(tokens)):
+        steps = slice(emissions.offsets[row], emissions.offsets[row + 1])
+        logits[row] += model.joined.tag_scores @ lattice.marginals[steps].sum(axis=0)
     wanted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for row, probabilities in zip(loaded.annotate(tokens), wanted, strict=True):
         assert row.intent_score == pytest.approx(probabilities.max(), abs=1e-6)
-        assert row.intent == joined.model.intents[probabilities.argmax()]
+        assert row.intent == model.intents[probabilities.argmax()]
     assert loaded.predict_intents(tokens) == [row.intent for row in loaded.annotate(tokens)]
 
 
 def test_a_folder_that_lacks_a_part_is_refused(taggers):
     model = taggers[0][0].model
-    arrays, ngrams = model.joined.linear.to_folder()
+    arrays, ngrams = model.joined.to_folder()
     files = {
         "vocabulary.json": model.encoder.to_json().encode(),
         "known_words.json": b'{"words": [], "spans": []}',

@@ -27,12 +27,10 @@ from bilstm.description import Layer
 from bilstm.errors import ModelFolderError, UsageError
 from bilstm.metrics import apply_temperature
 from bilstm.model_folder import save_model
-from bilstm.runtime.crf import build_lattice, decode, n_best
-from bilstm.runtime.ngram_linear import PREFIX as LINEAR_PREFIX
+from bilstm.runtime.crf import Lattice, build_lattice, decode, n_best
 from bilstm.runtime.tagger import Tagger, TaggerLayers
 from bilstm.strict_json import read_strict_json, write_json
-from bilstm.tasks.joined_intents import lower_case
-from bilstm.tasks.joined_linear import JoinedLinear
+from bilstm.tasks.joined_intents import JoinedIntents, expected_counts
 from bilstm.tasks.tagged_rows import FoundSpan, Sentence, TaggedRow, prepared_sentences
 from bilstm.tasks.tagging_scores import KnownWords, score_tagging
 from bilstm.train_config import TrainConfig
@@ -101,7 +99,7 @@ class Config(TrainConfig):
     auxiliary_weight: float = settings.field(0.3, help="Weight of each further column in the loss.", minimum=0.0)
     intent_weight: float = settings.field(0.1, help="Weight of the intent in the loss.", minimum=0.0)
     join_linear: bool = settings.field(
-        True, help="Add a linear n-gram model to the scores of intents where the development part gains by it."
+        True, help="Add tags and a linear n-gram model to scores of intents where the development part gains by it."
     )
     vocabulary_size: int = settings.field(100_000, help="Most frequent words that are known.", minimum=2, maximum=10**7)
     min_count: int = settings.field(2, help="Words that occur less often in training are unknown.", minimum=1)
@@ -238,8 +236,8 @@ class TaggerModel:
         The training tokens had no capital letter; then none is read.
     intent_temperature : float
         Divides the network's scores of intents; fitted on the development part.
-    joined : JoinedLinear, optional
-        A linear model beside the network's scores of intents; then there is no temperature, the joining calibrates.
+    joined : JoinedIntents, optional
+        Tags and a linear model beside the network's scores of intents; then there is no temperature.
     """
 
     encoder: WordEncoder
@@ -252,7 +250,7 @@ class TaggerModel:
     known: KnownWords = field(default_factory=KnownWords)
     lowercase: bool = False
     intent_temperature: float = 1.0
-    joined: JoinedLinear | None = None
+    joined: JoinedIntents | None = None
 
     def encode(self, sentences: Sequence[Sequence[str]]) -> EncodedWords:
         """Turn tokens into numbers."""
@@ -281,15 +279,19 @@ class TaggerModel:
         names = [[self.tags[number] for number in best[row]] for row in range(len(best))]
         return [convert_tags(tags, self.scheme) for tags in names]
 
-    def intent_probabilities(self, logits: np.ndarray, tokens: Sequence[Sequence[str]]) -> np.ndarray:
-        """Turn the network's scores of intents of these sentences into probabilities (rows, intents), float64."""
+    def intent_probabilities(
+        self, logits: np.ndarray, tokens: Sequence[Sequence[str]], emissions: Ragged, lattice: Lattice | None = None
+    ) -> np.ndarray:
+        """Turn what `scores` gave into probabilities (rows, intents), float64; `lattice` saves making it again."""
         if self.joined is None:
             return apply_temperature(logits, self.intent_temperature)
-        return apply_temperature(self.joined.join(logits, lower_case(tokens)), 1.0)
+        marginals = (lattice or build_lattice(emissions, self.tagger.crf)).marginals
+        return apply_temperature(self.joined.join(logits, tokens, expected_counts(marginals, emissions.offsets)), 1.0)
 
-    def intents_of(self, logits: np.ndarray, tokens: Sequence[Sequence[str]]) -> list[str]:
+    def intents_of(self, logits: np.ndarray, tokens: Sequence[Sequence[str]], emissions: Ragged) -> list[str]:
         """Find the best intents of scored sentences."""
-        return [self.intents[number] for number in self.intent_probabilities(logits, tokens).argmax(axis=1)]
+        best = self.intent_probabilities(logits, tokens, emissions).argmax(axis=1)
+        return [self.intents[number] for number in best]
 
     def predict(self, sentences: Sequence[Sentence]) -> list[list[str]]:
         """Tag sentences.
@@ -318,9 +320,9 @@ class TaggerModel:
         if not self.intents:
             raise UsageError("This model was trained without intents.")
         tokens = [row[0] for row in prepared_sentences(sentences)]
-        logits = self.scores(self.encode(tokens))[1]
+        emissions, logits = self.scores(self.encode(tokens))
         assert logits is not None
-        return self.intents_of(logits, tokens)
+        return self.intents_of(logits, tokens, emissions)
 
     def predict_spans(self, sentences: Sequence[Sentence]) -> list[list[FoundSpan]]:
         """Find spans with their places in the text and their probabilities.
@@ -343,9 +345,9 @@ class TaggerModel:
         prepared = prepared_sentences(sentences)
         words = [tokens for tokens, _, _ in prepared]
         emissions, logits = self.scores(self.encode(words))
-        intents = self.intent_probabilities(logits, words) if logits is not None else None
         rows = []
         lattice = build_lattice(emissions, self.tagger.crf)
+        intents = None if logits is None else self.intent_probabilities(logits, words, emissions, lattice)
         number_of = {tag: number for number, tag in enumerate(self.tags)}
         best, _ = decode(emissions, self.tagger.crf)
         for row, (tokens, text, offsets) in enumerate(prepared):
@@ -385,7 +387,7 @@ class TaggerModel:
     def evaluate(self, sentences: TaggedSentences) -> dict[str, Any]:
         """Score the model on tagged sentences; the result is ready for JSON (see `tagging_scores`)."""
         emissions, logits = self.scores(self.encode(sentences.tokens))
-        intents = None if logits is None else self.intents_of(logits, sentences.tokens)
+        intents = None if logits is None else self.intents_of(logits, sentences.tokens, emissions)
         return self.measure(sentences, self.tags_of(emissions), intents)
 
     def measure(
@@ -433,7 +435,7 @@ class TaggerModel:
             "intents": list(self.intents),
             "lowercase": self.lowercase,
             "intent_temperature": self.intent_temperature,
-            "joined": None if self.joined is None else dataclasses.asdict(self.joined.joining),
+            "joined": None if self.joined is None else dataclasses.asdict(self.joined.words.joining),
         }
 
     def save(
@@ -452,7 +454,7 @@ class TaggerModel:
         own = {"vocabulary.json": self.encoder.to_json(), "known_words.json": write_json(self.known.to_mapping())}
         weights = dict(self.weights)
         if self.joined is not None:
-            arrays, own["ngrams.json"] = self.joined.linear.to_folder()
+            arrays, own["ngrams.json"] = self.joined.to_folder()
             weights |= arrays
         return save_model(
             folder,
@@ -497,9 +499,7 @@ class TaggerModel:
             outputs = getattr(stack[-1], "output_size", None) if stack else 0
             if outputs != wanted:
                 raise ModelFolderError(f"config.json: the layers give {outputs} scores for {wanted} {part}.")
-        arrays = {name: array for name, array in weights.items() if name.startswith(LINEAR_PREFIX)}
-        joined = JoinedLinear.from_folder(config.get("joined"), arrays, files, len(intents))
-        weights = {name: array for name, array in weights.items() if name not in arrays}
+        joined, weights = JoinedIntents.from_folder(config.get("joined"), weights, files, len(intents), len(tags))
         encoder = WordEncoder.from_json(files["vocabulary.json"].decode("utf-8"))
         known = KnownWords.from_mapping(read_strict_json(files["known_words.json"], "known_words.json"))
         allowed = allowed_tags(tags, schemes[0])
