@@ -190,9 +190,25 @@ def test_a_broken_folder_leaves_the_old_model(folder):
         assert server.predict(*TEXTS).json["version"] != before["version"]
 
 
-def test_memory_files_and_threads_do_not_grow(folder):
-    """Mixed requests, good and bad; the longer run is in benchmarks/serving.py."""
-    with serving(folder, options=["--log-requests", "no"]) as server:
+# A server that keeps 20 kB and a file of every request.
+LEAKING = """
+import sys
+from bilstm.serving.gate import Gate
+answer, kept = Gate.__call__, []
+async def leak(self, scope, receive, send):
+    kept.append((bytearray(b"x" * 20_000), open("/dev/null")))
+    await answer(self, scope, receive, send)
+Gate.__call__ = leak
+from bilstm.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("is_leaking", [False, True], ids=["as it is", "with a planted leak"])
+def test_memory_files_and_threads_do_not_grow(folder, is_leaking):
+    """Mixed requests, good and bad; the longer run is in benchmarks/serving.py. A leak would be seen."""
+    program = {"program": ("-c", LEAKING)} if is_leaking else {}
+    with serving(folder, options=["--log-requests", "no"], **program) as server:
 
         def mixed(count):
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
@@ -207,10 +223,14 @@ def test_memory_files_and_threads_do_not_grow(folder):
             task = f"/proc/{server.process.pid}"
             return server.resident_kb(), len(os.listdir(f"{task}/fd")), len(os.listdir(f"{task}/task"))
 
-        mixed(500)
+        mixed(200 if is_leaking else 500)
         before = state()
-        mixed(1000)
+        mixed(300 if is_leaking else 1000)
         after = state()
+        if is_leaking:
+            assert after[0] - before[0] > 3000
+            assert after[1] > before[1] + 1
+            return
         assert after[0] - before[0] < 3000  # kilobytes
         assert after[1] <= before[1] + 1
         assert after[2] <= before[2]

@@ -166,6 +166,20 @@ def test_nothing_in_a_text_runs(page):
     assert page.locator("main script, main img, main iframe, main svg").count() == 0
 
 
+def test_the_attacks_do_run_where_they_are_let_in(browser):
+    """A control: what the tests look for does happen in a page that takes texts as markup and has no policy."""
+    context = browser.new_context()
+    page = context.new_page()
+    hits = 0
+    for attack in ATTACKS:
+        page.goto("about:blank")
+        page.evaluate("text => document.write('<body>' + text)", attack)
+        page.wait_for_timeout(50)
+        hits += page.evaluate("window.hit") == 1
+    context.close()
+    assert hits >= 3
+
+
 def test_nothing_in_a_label_card_or_report_runs(page):
     page.select_option("#model", "evil")
     page.fill("#text", "the film was good and lovely")

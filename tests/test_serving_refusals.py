@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -229,6 +230,52 @@ def received_at_once(connection):
         return connection.recv(4096)
     except (TimeoutError, ConnectionError):
         return b""
+
+
+def test_requests_sent_without_waiting_are_answered_in_order(server):
+    """Far more than one read brings; each with a text of its own, so that no answer can take another's place."""
+    texts = [f"good {'bad ' * (number % 7)}film" for number in range(1500)]
+    alone = {text: server.predict(text).json["predictions"] for text in set(texts)}
+    assert len({json.dumps(answer) for answer in alone.values()}) == 7
+    bodies = [json.dumps({"texts": [text]}).encode() for text in texts]
+    sent = b"".join(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body for body in bodies)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(sent,))
+        sender.start()
+        stream = connection.makefile("rb")
+        for text in texts:
+            head = b"".join(iter(stream.readline, b"\r\n")).lower()
+            assert head.startswith(b"http/1.1 200"), head
+            length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+            assert json.loads(stream.read(length))["predictions"] == alone[text]
+        sender.join()
+
+
+def test_requests_without_end_and_answers_never_read_are_not_kept(server):
+    """A client that only sends: uvicorn alone takes all it sends, here hundreds of megabytes."""
+    body = b'{"texts": ["good film"]}'
+    many = (POST + b"Content-Length: %d\r\n\r\n" % len(body) + body) * 500
+    before = server.resident_kb()
+    flooding = [socket.create_connection(("127.0.0.1", server.port), timeout=0.5) for _ in range(3)]
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        for connection in flooding:
+            try:
+                connection.send(many)
+            except TimeoutError:  # the server reads no more
+                continue
+        assert server.predict("good").status == 200
+    assert server.resident_kb() - before < 30_000
+    for connection in flooding:
+        connection.close()
+
+
+def test_a_head_without_end_behind_a_request_is_refused(server):
+    text = "good bad " * 300
+    body = json.dumps({"texts": [text] * 4}).encode()
+    first = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    answer = server.raw(first + b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: yyyyyyyy\r\n" * 5000, timeout=5)
+    assert b"HTTP/1.1 431" in answer
 
 
 def test_a_large_body_is_told_why_and_not_kept(server):

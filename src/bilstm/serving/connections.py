@@ -1,6 +1,7 @@
 """Connections with deadlines: clients that are slow, silent or greedy are closed, those that leave are noticed.
 
-uvicorn's protocol waits for ever for the head of a request and holds a head of any size. Imports uvicorn.
+uvicorn's protocol waits for ever for the head of a request, holds a head of any size, and of a client that sends
+requests without waiting for answers takes as many as it sends. Imports uvicorn.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from bilstm.serving.gate import PRESENCE
 from bilstm.serving.refusal import Refusal
 
 __all__ = ["ConnectionLimits", "limited_protocol"]
+
+
+_SLICE_BYTES = 4096  # parsed at once: bounds how many requests one slice can hold
 
 
 class ConnectionLimits:
@@ -42,7 +46,9 @@ def limited_protocol(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
         _head_timer: asyncio.TimerHandle | None = None
         _answer_timer: asyncio.TimerHandle | None = None
         _head_bytes = 0
-        _head_is_complete = False
+        _head_is_complete = _is_in_head = False
+        _unparsed = b""
+        _is_full = False  # a request waits for the answer to the one before it: nothing is parsed, nothing is read
         _presence: ClientPresence | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,31 +56,51 @@ def limited_protocol(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
             if len(self.connections) > limits.connections:
                 self._refuse(Refusal(503, "connection_limit", "Too many connections.", retry_after=1))
                 return
+            resume = self.flow.resume_reading
+            self.flow.resume_reading = lambda: None if self._is_full else resume()  # type: ignore[method-assign]
             self._head_timer = self.loop.call_later(limits.header_seconds, self._head_is_late)
 
         def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
-                return
+            self._unparsed += data
+            self._parse()
+
+        def _parse(self) -> None:
+            """Parse what has come until a request must wait for another one's answer."""
+            at = 0
+            while at < len(self._unparsed) and not self.pipeline and not self.transport.is_closing():
+                self._parse_slice(self._unparsed[at : at + _SLICE_BYTES])
+                at += _SLICE_BYTES
+            self._unparsed = b"" if self.transport.is_closing() else self._unparsed[at:]
+            was_full, self._is_full = self._is_full, bool(self._unparsed or self.pipeline)
+            if self._is_full:
+                self.flow.pause_reading()
+            elif was_full:
+                self.flow.resume_reading()
+
+        def _parse_slice(self, data: bytes) -> None:
             is_between = self.cycle is None or self.cycle.response_complete
             if is_between and self._head_timer is None:
                 self._head_timer = self.loop.call_later(limits.header_seconds, self._head_is_late)
             self._head_is_complete = False
             super().data_received(data)
-            if self._head_is_complete or not is_between:
+            if self._head_is_complete:
+                self._head_bytes = len(data) if self._is_in_head else 0
+            elif self._is_in_head or is_between:
+                self._head_bytes += len(data)
+            else:
                 self._head_bytes = 0
-                return
-            self._head_bytes += len(data)
             if self._head_bytes > limits.header_bytes and not self.transport.is_closing():
                 message = f"The head of the request is larger than {limits.header_bytes:,} bytes."
                 self._refuse(Refusal(431, "header_too_large", message))
 
         def on_message_begin(self) -> None:
+            self._is_in_head = True
             super().on_message_begin()
             self._presence = ClientPresence()
             self.scope[PRESENCE] = self._presence  # type: ignore[typeddict-unknown-key]
 
         def on_headers_complete(self) -> None:
-            self._head_is_complete = True
+            self._head_is_complete, self._is_in_head = True, False
             self._stop_head_timer()
             if sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url) > limits.header_bytes:
                 message = f"The head of the request is larger than {limits.header_bytes:,} bytes."
@@ -89,10 +115,13 @@ def limited_protocol(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
             super().on_response_complete()
             if self.pipeline or not self.cycle.response_complete:
                 self._answer_timer = self.loop.call_later(limits.response_seconds, self._answer_is_late)
+            if self._is_full:
+                self.loop.call_soon(self._parse)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_head_timer()
             self._stop_answer_timer()
+            self._unparsed = b""
             if self._presence is not None:
                 self._presence.is_gone = True
             super().connection_lost(exc)
@@ -104,7 +133,7 @@ def limited_protocol(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
         @property
         def is_idle(self) -> bool:
             """Whether no request is under way."""
-            return self.cycle is None or self.cycle.response_complete
+            return (self.cycle is None or self.cycle.response_complete) and not self._unparsed
 
         def _refuse(self, refusal: Refusal) -> None:
             body = json.dumps(refusal.to_json()).encode()
