@@ -148,6 +148,7 @@ def intents(data: Path, room: Path) -> None:
             "cpu_seconds": round(row["cpu_seconds"] + used, 1),
             "settings": {**row["settings"], "join_linear": True},
             "network_commit": row["commit"],
+            "network_command": row["command"],
         }
         append({**row, **describe(None), **changed})
         path.rename(path.with_suffix(".scored"))
@@ -284,11 +285,20 @@ def table() -> None:
             minutes = ", ".join(f"{row['cpu_seconds'] / 60:.1f}" for row in chosen)
             memory = max(row["peak_memory_bytes"] for row in chosen) / 2**30
             lines += ["", f"CPU minutes of training, each seed: {minutes}. Peak memory: {memory:.2f} GiB."]
+        if "network_commit" in chosen[0]:
+            lines += [
+                "",
+                f"Networks of commit {chosen[0]['network_commit'][:10]}; joined to their intents what training",
+            ]
+            lines[-1] += f" joins since, at commit {chosen[0]['commit'][:10]}."
         paragraphs.append("\n".join(lines))
     paragraphs += [_speed_table(row) for row in rows if row["what"] == "speed"]
     machines = sorted({f"{row['machine']['cpu']}, {row['machine']['cores']} cores" for row in rows})
     commits = ", ".join(sorted({row[key][:10] for row in rows for key in ("commit", "network_commit") if key in row}))
-    commands = "\n".join(f"    {command}" for command in sorted({row["command"] for row in rows}))
+    commands = "\n".join(
+        f"    {command}"
+        for command in sorted({row[key] for row in rows for key in ("command", "network_command") if key in row})
+    )
     paragraphs.append(f"Machine: {'; '.join(machines)}. Commits: {commits}. Made by:\n\n{commands}")
     write_table(RESULTS.with_suffix(".md"), "Tagging", paragraphs)
 
