@@ -45,8 +45,14 @@ ROWS = {
     "language-model": "+ language model (`bilstm pretrain`)",
     "mixed": "vectors + mixed objective",
     "self-training": "vectors + mixed objective + self-training",
+    "linear-teacher": "vectors + linear teacher (the default with few labels)",
 }
-PHASES = {"vectors": ("none",), "language-model": ("none",), "mixed": ("mixed",)}
+PHASES = {
+    "vectors": ("none",),
+    "language-model": ("none",),
+    "mixed": ("mixed",),
+    "self-training": ("mixed", "self-training"),
+}
 LABELS = LabelSet("binary", ("negative", "positive"))
 SMALL_CELL, SMALL_SECONDS = 1_000, 260.0  # of 300: reading, scoring, and a tenth that phases may overrun
 LINES = RESULTS / "few_labels.jsonl"
@@ -169,9 +175,14 @@ def _network(
         outcome = fit(texts, targets, LABELS, config, baseline=False, progress=progress, **given)
     if options.row == "language-model":
         test_ids = outcome.model.encoder.encode(test[0])  # type: ignore[arg-type]
-    positive = outcome.model.logits_of_ids(test_ids)[:, 0] > 0
+    model = outcome.model
+    words = None if model.joined is None else model.joined.linear.numbers_of(words_of(test[0]))
+    positive = model.logits_of_encoded(test_ids, words)[:, 0] > 0
+    alone = model.logits_of_ids(test_ids)[:, 0] > 0
     return {
         "test_accuracy": float((positive == test[1]).mean()),
+        "test_accuracy_of_network": float((alone == test[1]).mean()),
+        "is_joined": model.joined is not None,
         "dev_accuracy": outcome.dev_metrics["accuracy"],
         "dev_rows": len(outcome.dev_targets),
         "phases": [vars(phase) for phase in outcome.phases],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -16,9 +17,9 @@ from bilstm.errors import DataError, OutputError, UsageError
 from bilstm.tasks import text_phases
 from bilstm.tasks.phase_losses import MixedLoss
 from bilstm.tasks.phase_results import is_kept
-from bilstm.tasks.text_classification import Config
+from bilstm.tasks.text_classification import Config, words_of
 from bilstm.tasks.text_training import Unlabelled, fit
-from bilstm.training import events
+from bilstm.training import events, linear_teacher
 from bilstm.training.budget import Budget, clock_text, parse_budget, steps_within
 from bilstm.training.loop import DevScore
 from bilstm.training.objectives import binary_cross_entropy, cross_entropy, perturbation
@@ -292,10 +293,39 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(text_phases, "MIXED_PASSES", 5)
     monkeypatch.setattr(text_phases, "MIXED_RATE", 0.02)
     monkeypatch.setattr(text_phases, "SELF_STEPS", 100)
+    monkeypatch.setattr(text_phases, "TEACHER_STEPS", 100)
+
+
+WITHOUT_TEACHER = dataclasses.replace(SMALL, phases=("mixed", "self-training"))
+
+
+def test_the_linear_teacher_comes_first_and_nothing_after_it_if_it_is_kept():
+    outcome, told = trained(texts_of(np.arange(300) % 2, 1))
+    labelled, taught, *rest = outcome.phases
+    assert (labelled.name, taught.name) == ("labelled texts", "linear teacher")
+    assert any("of 300 unlabelled texts labelled by linear models" in note for note in told)
+    assert any(note.startswith(f"linear teacher: {'kept' if taught.is_kept else 'turned off'}") for note in told)
+    assert (rest == []) == taught.is_kept
+
+
+def test_a_linear_teacher_that_misleads_is_turned_off(monkeypatch):
+    ask = linear_teacher.ask_linear_teacher
+
+    def mislead(texts, targets, *rest, **settings):
+        said = ask(texts, targets, *rest, **settings)
+        return dataclasses.replace(said, answers=said.answers[:, ::-1])
+
+    monkeypatch.setattr(linear_teacher, "ask_linear_teacher", mislead)
+    valid = (texts_of(np.arange(200) % 2, 5), np.arange(200) % 2)
+    outcome, told = trained(texts_of(np.arange(300) % 2, 1), valid=valid)
+    assert [phase.name for phase in outcome.phases][1:3] == ["linear teacher", "mixed objective"]
+    assert not outcome.phases[1].is_kept
+    assert outcome.phases[1].score_after < outcome.phases[0].score_after
+    assert any(note.startswith("linear teacher: turned off") for note in told)
 
 
 def test_phases_run_and_are_recorded():
-    outcome, told = trained(texts_of(np.arange(300) % 2, 1))
+    outcome, told = trained(texts_of(np.arange(300) % 2, 1), config=WITHOUT_TEACHER)
     assert [phase.name for phase in outcome.phases] == [
         "labelled texts", "mixed objective", "self-training 1", "self-training 2",
     ]  # fmt: skip
@@ -316,7 +346,7 @@ def test_a_phase_that_hurts_is_turned_off(monkeypatch):
 
     monkeypatch.setattr(text_phases, "SELF_SHARES", ())
     valid = (texts_of(np.arange(200) % 2, 5), np.arange(200) % 2)
-    config = Config(**{**vars(SMALL), "max_epochs": 30})
+    config = dataclasses.replace(WITHOUT_TEACHER, max_epochs=30)
     without, _ = trained(texts_of(np.arange(100) % 2, 1), valid=valid, config=config)
     monkeypatch.setattr(MixedLoss, "__call__", unlearn)
     outcome, told = trained(texts_of(np.arange(100) % 2, 1), valid=valid, config=config)
@@ -333,12 +363,15 @@ class Cut(Exception):
     """Stands for a power failure."""
 
 
-@pytest.mark.parametrize("place", [("labelled texts", 2), ("mixed objective", 2), ("self-training 1", 1)])
+@pytest.mark.parametrize(
+    "place", [("labelled texts", 2), ("linear teacher", 1), ("mixed objective", 2), ("self-training 1", 1)]
+)
 def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path, place):
     unlabelled = texts_of(np.arange(200) % 2, 1)
-    whole, _ = trained(unlabelled)
     name, epoch = place
-    at = {"labelled texts": 0, "mixed objective": 1, "self-training 1": 2}[name]
+    config = SMALL if name == "linear teacher" else WITHOUT_TEACHER
+    whole, _ = trained(unlabelled, config=config)
+    at = {"labelled texts": 0, "linear teacher": 1, "mixed objective": 1, "self-training 1": 2}[name]
     ended = []
 
     def cut(event: object) -> None:
@@ -349,10 +382,10 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path, place):
 
     folder = str(tmp_path / "checkpoint")
     with pytest.raises(Cut):
-        trained(unlabelled, checkpoint=folder, listen=cut)
+        trained(unlabelled, checkpoint=folder, listen=cut, config=config)
     with pytest.raises(OutputError, match="holds a run that has not ended"):
-        trained(unlabelled, checkpoint=folder)
-    outcome, _ = trained(unlabelled, checkpoint=folder, resume=True)
+        trained(unlabelled, checkpoint=folder, config=config)
+    outcome, _ = trained(unlabelled, checkpoint=folder, resume=True, config=config)
     assert outcome.model.weights.keys() == whole.model.weights.keys()
     for key, value in whole.model.weights.items():
         assert np.array_equal(value, outcome.model.weights[key]), key
@@ -371,3 +404,23 @@ def test_other_words_are_told_and_texts_without_known_words_refused():
         trained(["", " "])
     with pytest.raises(DataError, match="both be texts, or both word ids"):
         trained(Ragged.of([[1, 2]]))  # type: ignore[arg-type]
+
+
+def test_the_teacher_is_joined_to_the_network_and_survives_the_folder(tmp_path):
+    valid = (texts_of(np.arange(100) % 2, 5), np.arange(100) % 2)
+    outcome, told = trained(texts_of(np.arange(300) % 2, 1), valid=valid)
+    model = outcome.model
+    assert outcome.phases[1].is_kept
+    assert model.joined is not None
+    assert any("was joined to the network's output" in note for note in told)
+    np.testing.assert_allclose(model.logits(valid[0]), outcome.dev_logits, atol=1e-5)
+    # by hand: half the network's logits, half the margins at the spread of these logits
+    network, margins = model.logits_of_ids(model.encode(valid[0])[0]), model.joined.linear.margins(words_of(valid[0]))
+    joining = model.joined.joining
+    np.testing.assert_allclose(
+        outcome.dev_logits, joining.network * network + joining.linear[0] * margins[..., 0], atol=1e-5
+    )
+    outcome, _ = trained(
+        texts_of(np.arange(300) % 2, 1), valid=valid, config=dataclasses.replace(SMALL, join_linear=False)
+    )
+    assert outcome.model.joined is None

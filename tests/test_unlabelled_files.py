@@ -40,11 +40,13 @@ def train(capsys, files, *arguments):
 def test_a_model_from_labelled_and_unlabelled_files(capsys, files):
     done = train(capsys, files, "--unlabelled", files / "more.csv", "--json")
     assert done.code == 0, done.err
-    assert [phase["name"] for phase in done.json["phases"]][:2] == ["labelled texts", "mixed objective"]
+    labelled, second = [phase["name"] for phase in done.json["phases"]][:2]
+    assert labelled == "labelled texts"
+    assert second in ("linear teacher", "mixed objective")  # a slow machine has no time for the teacher
     assert "100 unlabelled texts." in done.err
     assert "Budget: " in done.err
     page = (files / "model" / "report.html").read_text(encoding="utf-8")
-    assert "mixed objective: kept" in page or "mixed objective: turned off" in page
+    assert f"{second}: kept" in page or f"{second}: turned off" in page
     assert not (files / "model.checkpoint").exists()
     stored = json.loads((files / "model" / "config.json").read_text(encoding="utf-8"))["settings"]
     assert stored["hidden_size"] == 8  # what was given goes before what the budget suggests

@@ -50,12 +50,21 @@ class MixedLoss:
 
 
 class TaughtLoss:
-    """Cross entropy of the labelled rows, and of the rows with the model's own labels."""
+    """Cross entropy of the labelled rows, and of the rows with labels of a teacher or of the model itself.
 
-    def __init__(self, objective: Objective, taught: Part):
+    Parameters
+    ----------
+    objective : Objective
+    taught : Part
+    loss : callable, optional
+        Mean loss of logits and targets of taught rows; by default that of the labelled ones.
+    """
+
+    def __init__(self, objective: Objective, taught: Part, loss: Callable[[Any, Any], Any] | None = None):
         import torch
 
         self._objective, self._taught, self._targets = objective, taught, torch.tensor(taught.targets)
+        self._loss = loss or objective.loss
 
     def __call__(self, batch: Any) -> Any:
         """Return the loss of a `MixedBatch` and the accuracy of its labelled rows."""
@@ -67,5 +76,5 @@ class TaughtLoss:
         ids = joined_rows(objective.part.ids.select(batch.labelled), self._taught.ids.select(batch.unlabelled))
         logits = objective.net(ids)
         targets = objective.targets[torch.from_numpy(batch.labelled)]
-        taught = objective.loss(logits[own:], self._targets[torch.from_numpy(batch.unlabelled)])
+        taught = self._loss(logits[own:], self._targets[torch.from_numpy(batch.unlabelled)])
         return objective.loss(logits[:own], targets) + taught, objective.accuracy(logits[:own].detach(), targets)

@@ -160,9 +160,9 @@ class Config(TrainConfig):
         maximum=MOST_MEMBERS,
     )
     phases: tuple[str, ...] = settings.field(
-        ("mixed", "self-training"),
-        help="What is learned from unlabelled texts beside word vectors: mixed, self-training, joined by commas, or "
-        "none.",
+        ("linear-teacher", "mixed", "self-training"),
+        help="What is learned from unlabelled texts beside word vectors: linear-teacher, mixed, self-training, joined "
+        "by commas, or none.",
     )
     join_linear: bool = settings.field(
         True, help="Add the linear n-gram model to the network's logits where the development part gains by it."
@@ -174,8 +174,10 @@ class Config(TrainConfig):
         for kind in self.pooling:
             if kind not in known:
                 raise UsageError(f"pooling must be of {', '.join(known)}, got {kind!r}.")
-        if self.phases != ("none",) and not set(self.phases) <= {"mixed", "self-training"}:
-            raise UsageError(f"phases must be of mixed, self-training, or none, got {','.join(self.phases)!r}.")
+        if self.phases != ("none",) and not set(self.phases) <= {"linear-teacher", "mixed", "self-training"}:
+            raise UsageError(
+                f"phases must be of linear-teacher, mixed, self-training, or none, got {','.join(self.phases)!r}."
+            )
         if not self.pooling or len(set(self.pooling)) < len(self.pooling):
             raise UsageError(f"pooling must name one kind at least and each once, got {','.join(self.pooling)!r}.")
 

@@ -28,6 +28,7 @@ from bilstm.metrics import apply_temperature, fit_temperature
 from bilstm.strict_json import read_strict_json
 from bilstm.tasks.phase_losses import MixedLoss, TaughtLoss
 from bilstm.tasks.phase_results import PhaseRecord, decay_for, is_kept, joined_results, looks_of, phase_config
+from bilstm.tasks.phase_teaching import Lesson, lesson_of, teacher_texts_within
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import Config
 from bilstm.tasks.text_network import Objective, Part, begin_network, embedding_index, new_network
@@ -54,6 +55,7 @@ MIXED_PASSES = 50  # over the labelled texts at most, as published
 LEAST_TAUGHT = 20  # texts that a round of self-training needs
 CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the texts taken in each round
 SELF_TEXTS, SELF_STEPS = 20_000, 1_500
+TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
 SPARE_SECONDS, OVERRUN = 10.0, 1.1
 
 
@@ -94,6 +96,7 @@ class UnlabelledTraining:
     vectors: np.ndarray | None = None
     net: Any = None
     records: list[PhaseRecord] = field(default_factory=list)
+    lesson: Lesson | None = None  # of the linear teacher, if its phase was kept
 
     def run(self) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
         """Train; return the description, the best weights, and how the kept phases went."""
@@ -101,7 +104,8 @@ class UnlabelledTraining:
         from bilstm.training import events
 
         self._open_checkpoint()
-        self.unlabelled = _shortened(self.unlabelled, UNLABELLED_WORDS)
+        self._whole = self.unlabelled.select(np.flatnonzero(self.unlabelled.lengths))
+        self.unlabelled = _shortened(self._whole, UNLABELLED_WORDS)
         counts = np.bincount(np.concatenate([self.train.ids.values, self.unlabelled.values]))
         self.net, layers = new_network(self.encoder, self.labels, self.config)
         table = f"layers.{embedding_index(layers)}.weight"
@@ -111,9 +115,16 @@ class UnlabelledTraining:
         first = self._labelled()
         results: list[TrainResult | None] = [first]
         wanted = self.config.phases
+        has_few = len(self.train.targets) <= FEW_LABELS
+        is_taught = False
+        if "linear-teacher" in wanted and has_few and first.best_epoch and not self._is_ended(first):
+            results.append(self._phase("linear teacher", self._follow_teacher))
+            is_taught = results[-1] is not None and self.records[-1].is_kept
+            self.lesson = self.lesson if is_taught else None
+        wanted = () if is_taught or self._is_ended(results[-1]) else wanted
         if "mixed" in wanted and first.best_epoch and not self._is_ended(first):
             results.append(self._phase("mixed objective", self._mixed))
-        if "self-training" in wanted and len(self.train.targets) <= FEW_LABELS:
+        if "self-training" in wanted and has_few:
             for number, share in enumerate(SELF_SHARES, 1):
                 if self._is_ended(results[-1]) or self.budget.left() < SPARE_SECONDS:
                     break
@@ -325,6 +336,56 @@ class UnlabelledTraining:
         step_loss.total = plan["steps"] * plan["looks"]
         config = phase_config(self.config, plan, MIXED_RATE, MIXED_BETAS, self.budget.seconds is None)
         return self._loop("mixed objective", step_loss, objective, deal(plan["words"], plan["steps"]).epoch, config)
+
+    def _follow_teacher(self) -> TrainResult | None:
+        """Train anew on the labels and on the surer answers of linear models to the unlabelled texts."""
+        from bilstm.training import events
+        from bilstm.training.budget import steps_within
+        from bilstm.training.checkpoint import set_weights
+        from bilstm.training.unlabelled import MixedBatches
+
+        config, classes = self.config, len(self.labels.names)
+        if len(np.unique(self.train.targets)) < classes:
+            self.tell(events.Note("linear teacher: left out, the training part has no row of some class."))
+            return None
+        count = self._planned(
+            "linear teacher texts", lambda: teacher_texts_within(self.budget.left(), self._whole.lengths)
+        )
+        if count < LEAST_TAUGHT:
+            self.tell(events.Note(f"linear teacher: left out, there are texts or time for {count} texts only."))
+            return None
+        rows = np.sort(np.random.default_rng([config.seed, 0]).permutation(len(self._whole))[:count])
+        stored = None if self.checkpoint is None else Path(self.checkpoint) / "linear-teacher.npz"
+        table = self._initial[f"layers.{embedding_index(self.net.description)}.weight"].numpy()
+        texts = (self._whole.select(rows), self.unlabelled.select(rows))
+        self.lesson = lesson_of(self.train, *texts, classes, table, config.seed, stored)
+        chosen = self.lesson.taught
+        said = f"{len(chosen.targets):,} of {len(rows):,} unlabelled texts labelled by linear models"
+        self.tell(events.Note(f"linear teacher: {said}."))
+        if len(chosen.targets) < LEAST_TAUGHT:
+            self.tell(events.Note("linear teacher: left out, that is too few."))
+            return None
+        objective = Objective(self.net, self.train, self.labels, config)
+        smooth = dataclasses.replace(config, label_smoothing=max(config.label_smoothing, TEACHER_DOUBT))
+        step_loss = TaughtLoss(objective, chosen, Objective(self.net, chosen, self.labels, smooth).loss)
+        words = min(config.batch_steps or 2**40, TEACHER_WORDS)
+
+        def deal(steps: int) -> MixedBatches:
+            lengths = (self.train.ids.lengths, chosen.ids.lengths)
+            limits = {"max_rows": config.batch_size, "max_steps": words, "max_labelled_steps": words // 4}
+            return MixedBatches(*lengths, steps=steps, **limits, seed=config.seed)
+
+        def choose() -> dict[str, int]:
+            if self.budget.seconds is None:
+                return looks_of(words, TEACHER_STEPS)
+            seconds = self._seconds_a_step(step_loss, deal(8).epoch(1))
+            left = 0.95 * (self.budget.left() - SPARE_SECONDS)
+            return looks_of(words, steps_within(left, seconds, least=8, most=TEACHER_STEPS))
+
+        plan = self._planned("linear teacher", choose)
+        set_weights(self.net, self._initial)
+        config = phase_config(config, plan, config.learning_rate, config.betas, False)
+        return self._loop("linear teacher", step_loss, objective, deal(plan["steps"]).epoch, config)
 
     def _teach(self, number: int, share: float) -> TrainResult | None:
         """Train anew on the labels and on the present model's surest answers."""

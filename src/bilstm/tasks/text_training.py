@@ -19,12 +19,14 @@ from bilstm.data.ragged import Ragged
 from bilstm.data.splitting import split_rows
 from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from bilstm.data.vocabulary import IdEncoder, TextEncoder, Vocabulary
-from bilstm.errors import DataError, MissingExtraError, UsageError
+from bilstm.errors import DataError, UsageError
 from bilstm.evaluation.joining import fit_joining
 from bilstm.metrics import Temperature, fit_temperature
 from bilstm.runtime.model import Model as RuntimeModel
 from bilstm.tasks.phase_results import PhaseRecord
-from bilstm.tasks.phases import Clock
+from bilstm.tasks.phase_teaching import Lesson
+from bilstm.tasks.phases import Clock, begin_training
+from bilstm.tasks.teacher_joining import can_join_teacher, join_teacher
 from bilstm.tasks.text_classification import (
     Config,
     JoinedLinear,
@@ -39,7 +41,6 @@ from bilstm.tasks.text_classification import (
 from bilstm.tasks.text_members import Member, SharedVectors, joined_layers, joined_result, train_members
 from bilstm.tasks.text_network import Part, train_network, vocabulary_size_of
 from bilstm.tasks.text_phases import UnlabelledTraining
-from bilstm.thread_waiting import wait_passively
 
 if TYPE_CHECKING:
     from bilstm.evaluation.baseline import LinearBaseline
@@ -170,15 +171,9 @@ def fit(
     MissingExtraError
         If torch is not installed.
     """
-    wait_passively()
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("Training needs torch.", "pip install 'bilstm[train]'") from error
     from bilstm.training import events
 
-    tell = progress or (lambda event: None)
-    clock = Clock(tell)
+    tell, clock = begin_training(progress)
     train_rows, dev_rows = development_part(len(texts), targets, labels, config, valid is not None)
     train_texts, train_targets = _take(texts, train_rows), targets[train_rows]
     dev_texts, dev_targets = valid if valid is not None else (_take(texts, dev_rows), targets[dev_rows])
@@ -237,7 +232,12 @@ def fit(
         if len(members) > 1:
             members = [_measured(member, model, dev_ids, dev_targets) for member in members]
         network_metrics = model.measure(model.decode(dev_logits), dev_targets)
-        if linear is not None and config.join_linear and temperature is not None:
+        if trainer.lesson is not None and can_join_teacher(config, encoder) and further is not None:
+            given = (dev_logits, dev_ids, dev_targets, further)
+            dev_logits, note = join_teacher(model, trainer.lesson.model, *given)
+            tell(events.Note(note))
+            notes.append(note)
+        if model.joined is None and linear is not None and config.join_linear and temperature is not None:
             dev_logits, note = _join(model, linear, dev_logits, dev_texts, dev_targets, temperature)
             tell(events.Note(note))
             notes.append(note)
@@ -278,6 +278,7 @@ class _Trainer:
     tell: Listener
     clock: Clock
     shared: SharedVectors = field(default_factory=lambda: SharedVectors(None, False))
+    lesson: Lesson | None = None  # of the first member that kept one
 
     def train_one(self, config: Config, checkpoint: str | None, resume: bool, left: int) -> Member:
         """Train a network; `left` networks share what is left of the budget."""
@@ -304,6 +305,7 @@ class _Trainer:
         )
         layers, weights, result = training.run()
         self.shared.vectors = training.vectors
+        self.lesson = self.lesson or training.lesson
         return Member(config.seed, layers, weights, result, training.records)
 
 

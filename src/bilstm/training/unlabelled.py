@@ -44,6 +44,8 @@ class MixedBatches:
         Steps of an epoch of the run, whatever the number of rows: between two looks at the development part.
     max_rows, max_steps, seed
         As in `epoch_batches`, for each kind.
+    max_labelled_steps : int, optional
+        That of the labelled kind, where it is another.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class MixedBatches:
         max_rows: int,
         max_steps: int,
         seed: int,
+        max_labelled_steps: int | None = None,
     ):
         self.steps = steps
         limits = {"max_rows": max_rows, "max_steps": max_steps}
-        self._labelled = _Dealt(labelled_lengths, seed, limits)
+        self._labelled = _Dealt(labelled_lengths, seed, limits | {"max_steps": max_labelled_steps or max_steps})
         self._unlabelled = _Dealt(unlabelled_lengths, seed + UNLABELLED_SEED, limits)
 
     def epoch(self, number: int) -> list[MixedBatch]:
