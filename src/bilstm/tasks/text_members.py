@@ -3,8 +3,8 @@
 A deep ensemble (Lakshminarayanan, Pritzel, Blundell 2017, arXiv:1612.01474, algorithm 1): every member sees all
 training rows and differs by its first weights, the order of the rows and the masks alone. The paper averages
 probabilities; here logits are averaged, before the one temperature. Their log loss is about equal
-(docs/ensembles.md), and a mean of logits stays linear: the linear n-gram models join it, and an explanation of the whole is the mean of the
-members' explanations.
+(docs/ensembles.md), and a mean of logits stays linear: the linear n-gram models join it, and an explanation of the
+whole is the mean of the members' explanations.
 
 Word vectors are learned once, with the first seed, and every member begins with them: they are a start, not an answer.
 Imports torch only inside the functions that are given.
