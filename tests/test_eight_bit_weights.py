@@ -1,5 +1,6 @@
 """Weights as 8-bit integers: the numbers, the folder that is read like any other, the scores that its card states."""
 
+import dataclasses
 import json
 import math
 
@@ -7,13 +8,20 @@ import numpy as np
 import pytest
 
 import bilstm
+from bilstm import eight_bit_weights
+from bilstm.config import from_mapping
 from bilstm.data.conll import write_conll
+from bilstm.data.tagged_files import sentences_of
 from bilstm.eight_bit_weights import BLOCK, from_int8, round_to_int8, to_int8
 from bilstm.errors import ModelFolderError
 from bilstm.model_folder import load_model, save_model
+from bilstm.tasks import precision_scores
+from bilstm.tasks.sequence_tagging import Config
+from bilstm.tasks.tagging_scores import main_score
+from bilstm.tasks.tagging_training import fit_tagger
 from cli_runs import FAST, labelled_rows, run, write_csv
 from made_models import joined_model, some_texts, tagger_model
-from test_sequence_tagging import made_up
+from test_sequence_tagging import SMALL, made_up
 from test_tagging_run import FLAGS
 
 
@@ -156,6 +164,28 @@ def test_the_card_of_a_tagger_does_too(tmp_path, capsys):
         scores = run(capsys, "evaluate", tmp_path / folder, tmp_path / "dev.conll", "--json").json
         assert stated[name] == scores["f1"]
         assert f"{scores['f1']:.4f} |" in (tmp_path / folder / "README.md").read_text()
+
+
+def test_what_is_joined_to_the_intents_is_rounded_as_in_a_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(eight_bit_weights, "SMALLEST", 8)  # small arrays too, so that the rounding is seen
+    train, valid = sentences_of(*made_up(160, 30)), sentences_of(*made_up(120, 31))
+    settings = from_mapping(Config, {**SMALL, "max_epochs": 2, "intent_weight": 0.0})
+    model = fit_tagger(train, settings, valid=valid).model
+    assert model.joined is not None
+    drawn = np.random.default_rng(0).normal(size=model.joined.tag_scores.shape).astype(np.float32)
+    model = dataclasses.replace(model, joined=dataclasses.replace(model.joined, tag_scores=drawn))
+    model.save(tmp_path / "model")
+    assert run(capsys, "export", tmp_path / "model", "--int8", tmp_path / "small").code == 0
+    small = bilstm.load(tmp_path / "small")
+    found = precision_scores._rounded_intents(model.joined)
+    assert np.array_equal(found.tag_scores, small.joined.tag_scores)
+    assert not np.array_equal(found.tag_scores, model.joined.tag_scores)
+    for one, other in zip(found.words.linear.heads, small.joined.words.linear.heads, strict=True):
+        assert np.array_equal(one.weights, other.weights)
+    stated = precision_scores.tagger_precision_scores(model, valid)
+    assert stated["score"] == "mean of span F1 and intent accuracy"
+    for name, one in (("float32", model), ("int8_weights", small)):
+        assert stated[name] == main_score(one.evaluate(valid))[1]
 
 
 @pytest.mark.parametrize(

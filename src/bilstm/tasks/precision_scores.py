@@ -18,6 +18,8 @@ from bilstm.runtime.engine_recurrent import resolve_precision
 from bilstm.runtime.model import Model as RuntimeModel
 from bilstm.runtime.ngram_linear import NgramLinear
 from bilstm.runtime.tagger import Tagger
+from bilstm.tasks.joined_intents import JoinedIntents
+from bilstm.tasks.joined_linear import JoinedLinear
 from bilstm.tasks.sequence_tagging import TaggerModel
 from bilstm.tasks.tagging_scores import main_score
 from bilstm.tasks.text_classification import TextModel, Texts
@@ -45,7 +47,7 @@ def precision_scores(model: TextModel, texts: Texts, targets: np.ndarray) -> dic
         if is_rounded or model.model.precision != precision:
             weights = round_to_int8(model.weights) if is_rounded else model.weights
             runtime = RuntimeModel(model.model.description, weights, precision=precision, threads=model.model.threads)
-            joined = _rounded_linear(model) if is_rounded else model.joined
+            joined = _rounded_linear(model.joined) if is_rounded and model.joined else model.joined
             other = dataclasses.replace(model, model=runtime, weights=weights, joined=joined)
         return other.measure(other.predict_proba(texts), targets)[name]
 
@@ -60,7 +62,7 @@ def tagger_precision_scores(model: TaggerModel, part: TaggedSentences) -> dict[s
         weights = round_to_int8(model.weights) if is_rounded else model.weights
         allowed = allowed_tags(model.tags, model.inner_scheme)
         tagger = Tagger(model.tagger.layers, weights, allowed, precision=precision, threads=model.tagger.threads)
-        joined = _rounded_linear(model) if is_rounded else model.joined
+        joined = _rounded_intents(model.joined) if is_rounded and model.joined else model.joined
         other = dataclasses.replace(model, tagger=tagger, weights=weights, joined=joined)
         intents = other.predict_intents(part.tokens) if model.intents else None
         name, value = main_score(other.measure(part, other.predict(part.tokens), intents))
@@ -76,15 +78,20 @@ def _by_precision(score: Callable[[str, bool], float | None]) -> dict[str, float
     return {precision: score(precision, False) for precision in precisions} | {INT8: score("float32", True)}
 
 
-def _rounded_linear(model: TextModel | TaggerModel) -> Any:
-    """Return the linear models beside the network with rounded weights."""
-    if model.joined is None:
-        return None
-    linear = model.joined.linear
-    heads = tuple(
-        dataclasses.replace(head, weights=round_to_int8({"weights": head.weights})["weights"]) for head in linear.heads
-    )
-    return dataclasses.replace(model.joined, linear=NgramLinear(linear.index, heads))
+def _rounded_linear(joined: JoinedLinear) -> JoinedLinear:
+    """Return linear models with rounded weights."""
+    heads = tuple(dataclasses.replace(head, weights=_rounded(head.weights)) for head in joined.linear.heads)
+    return dataclasses.replace(joined, linear=NgramLinear(joined.linear.index, heads))
+
+
+def _rounded_intents(joined: JoinedIntents) -> JoinedIntents:
+    """Return what is added to the scores of intents, rounded."""
+    words, tag_scores = _rounded_linear(joined.words), _rounded(joined.tag_scores)
+    return dataclasses.replace(joined, words=words, tag_scores=tag_scores)
+
+
+def _rounded(array: np.ndarray) -> np.ndarray:
+    return round_to_int8({"": array})[""]
 
 
 def precision_lines(precisions: Mapping[str, Any] | None) -> list[str]:
