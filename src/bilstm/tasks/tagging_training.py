@@ -138,7 +138,7 @@ def fit_tagger(
         shift = _move_outside_score(model, parts[1], config)
         emissions, logits = model.scores(parts[1].words)
         dev_tags = model.tags_of(emissions)
-        if logits is not None and (note := _calibrate_intents(model, *parts, emissions, logits, config)):
+        if logits is not None and (note := _calibrate_intents(model, parts[0], parts[1], emissions, logits, config)):
             notes.append(note)
             tell(events.Note(note))
         dev_intents = None if logits is None else model.intents_of(logits, dev.tokens, emissions)
