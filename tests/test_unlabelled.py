@@ -243,6 +243,15 @@ def test_a_phase_is_kept_unless_the_development_part_speaks_against_it():
     assert not is_kept(before, scored(fall, 0.1))
 
 
+def test_what_is_trusted_is_turned_off_by_two_standard_errors_only():
+    def scored(right: int) -> tuple[DevScore, np.ndarray]:
+        return DevScore(right / 10, 0.5), np.arange(10) < right
+
+    assert is_kept(scored(10), scored(6), is_trusted=True)  # 4 lost, 2 * sqrt(4)
+    assert not is_kept(scored(10), scored(5), is_trusted=True)  # 5 lost, 2 * sqrt(5) = 4.5
+    assert not is_kept(scored(10), scored(8))  # 2 lost, sqrt(2)
+
+
 # ---- whole trainings -----------------------------------------------------------------------------------------------
 
 GOOD, BAD, OTHER = ["good", "fine", "great", "lovely"], ["bad", "poor", "awful", "dull"], [f"w{n}" for n in range(40)]

@@ -27,7 +27,15 @@ from bilstm.errors import OutputError
 from bilstm.metrics import apply_temperature, fit_temperature
 from bilstm.strict_json import read_strict_json
 from bilstm.tasks.phase_losses import MixedLoss, TaughtLoss
-from bilstm.tasks.phase_results import PhaseRecord, decay_for, is_kept, joined_results, looks_of, phase_config
+from bilstm.tasks.phase_results import (
+    FEW_DEV_ROWS,
+    PhaseRecord,
+    decay_for,
+    is_kept,
+    joined_results,
+    looks_of,
+    phase_config,
+)
 from bilstm.tasks.phase_teaching import Lesson, lesson_of, teacher_texts_within
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import Config
@@ -46,7 +54,6 @@ VECTOR_SCALE = 1.0  # standard deviation of the word vectors, as published
 NORM_SCALE = 0.3  # the one to which `adversarial_norm` refers
 UNLABELLED_WORDS = 400  # an unlabelled text longer than this is cut: its ends say enough
 FEW_LABELS = 2_500  # with more, self-training adds little to the mixed objective
-FEW_DEV_ROWS = 100  # with fewer, the last weights of a phase are kept instead of the luckiest
 NORM = 1.5  # of the adversarial change where the settings name none
 MIXED_RATE, MIXED_BETAS = 0.001, (0.0, 0.98)  # of Sachan et al. 2019
 VECTOR_SHARE, LABELLED_SHARE, SELF_SHARE = 0.2, 0.15, 0.25  # of the time that is left when the phase begins
@@ -102,10 +109,11 @@ class UnlabelledTraining:
         """Train; return the description, the best weights, and how the kept phases went."""
         from bilstm.layers.model import weights_of
         from bilstm.training import events
+        from bilstm.training.unlabelled import shortened
 
         self._open_checkpoint()
         self._whole = self.unlabelled.select(np.flatnonzero(self.unlabelled.lengths))
-        self.unlabelled = _shortened(self._whole, UNLABELLED_WORDS)
+        self.unlabelled = shortened(self._whole, UNLABELLED_WORDS)
         counts = np.bincount(np.concatenate([self.train.ids.values, self.unlabelled.values]))
         self.net, layers = new_network(self.encoder, self.labels, self.config)
         table = f"layers.{embedding_index(layers)}.weight"
@@ -118,7 +126,8 @@ class UnlabelledTraining:
         has_few = len(self.train.targets) <= FEW_LABELS
         is_taught = False
         if "linear-teacher" in wanted and has_few and first.best_epoch and not self._is_ended(first):
-            results.append(self._phase("linear teacher", self._follow_teacher))
+            is_trusted = len(self.dev.targets) < FEW_DEV_ROWS
+            results.append(self._phase("linear teacher", self._follow_teacher, is_trusted=is_trusted))
             is_taught = results[-1] is not None and self.records[-1].is_kept
             self.lesson = self.lesson if is_taught else None
         wanted = () if is_taught or self._is_ended(results[-1]) else wanted
@@ -249,7 +258,9 @@ class UnlabelledTraining:
 
     # ---- phases ------------------------------------------------------------------------------------------------
 
-    def _phase(self, name: str, train: Callable[[], TrainResult | None]) -> TrainResult | None:
+    def _phase(
+        self, name: str, train: Callable[[], TrainResult | None], *, is_trusted: bool = False
+    ) -> TrainResult | None:
         """Run a phase from the present weights; keep what it gives, or go back, and say which."""
         from bilstm.training import events
         from bilstm.training.checkpoint import set_weights
@@ -262,7 +273,7 @@ class UnlabelledTraining:
         if result is None:
             return None
         after = self._scored() if result.steps else before
-        kept = result.steps > 0 and is_kept(before, after)
+        kept = result.steps > 0 and is_kept(before, after, is_trusted=is_trusted)
         if not kept:
             set_weights(self.net, held)
         seconds = time.perf_counter() - started
@@ -491,12 +502,3 @@ class UnlabelledTraining:
 
     def _is_ended(self, result: TrainResult | None) -> bool:
         return result is not None and result.stopped_because in ("interrupted", "stopped")
-
-
-def _shortened(ids: Ragged, most: int) -> Ragged:
-    """Keep the first and the last words of longer texts, and no empty text."""
-    place = np.arange(len(ids.values)) - np.repeat(ids.offsets[:-1], ids.lengths)
-    left = np.repeat(ids.lengths, ids.lengths) - place
-    kept = (place < most - most // 2) | (left <= most // 2)
-    lengths = np.minimum(ids.lengths, most)
-    return Ragged(ids.values[kept], np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64))
