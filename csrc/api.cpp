@@ -269,7 +269,8 @@ int backward(bilstm_context &context, bilstm_call &call) {
         d_rows = context.scratch(15).reserve(elements * static_cast<size_t>(real_size(call.precision)));
     }
     kernel.backward(context, chosen, d_rows);
-    if (wants_tokens) embedding_gradient(context, call, d_rows);
+    if (wants_tokens) embedding_gradient(context, chosen, d_rows);
+    call.unique_count = chosen.unique_count;
     return BILSTM_OK;
 }
 

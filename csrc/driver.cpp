@@ -14,7 +14,7 @@
 namespace bilstm {
 namespace {
 
-enum Slot { kPackedSlot = 0, kWorkSlot = 1, kSumsSlot = 2, kRowsSlot = 3, kTableSlot = 4 };
+enum Slot { kPackedSlot = 0, kWorkSlot = 1, kSumsSlot = 2, kRowsSlot = 3, kTableSlot = 4, kRoundedSlot = 5 };
 
 const Instructions *instructions_of(int kernel) {
     switch (kernel) {
@@ -170,6 +170,7 @@ struct Task {
     const Direction *directions;
     char *scratch;
     size_t scratch_bytes;
+    const void *rounded;
 };
 
 // The part of an item that is the same in both passes.
@@ -184,12 +185,44 @@ Item item_of(const Task &work, int64_t shard, int64_t d, int worker) {
     item.d = d;
     item.backwards = reads_backwards(call, d);
     item.scratch = work.scratch + static_cast<size_t>(worker) * work.scratch_bytes;
+    item.rounded = work.rounded;
     if (call.saved != nullptr) {
         char *gates = static_cast<char *>(call.saved), *state = gates + l.D * call.total_steps * l.C * l.stored_bytes;
         item.saved_gates = gates + d * call.total_steps * l.C * l.stored_bytes;
         item.saved_state = state + d * call.total_steps * l.state * l.stored_bytes;
     }
     return item;
+}
+
+struct Rounding {
+    const bilstm_call *call;
+    const Layout *layout;
+    const Instructions *instructions;
+    char *to;
+};
+
+constexpr int64_t kRoundedAtOnce = 512;  // rows
+
+void round_share(void *argument, int64_t item, int) {
+    const Rounding &r = *static_cast<const Rounding *>(argument);
+    const int64_t first = item * kRoundedAtOnce, I = r.layout->I, bytes = r.layout->Ik * r.layout->stored_bytes;
+    r.instructions->round_rows(*r.layout, static_cast<const float *>(r.call->embedding) + first * I,
+                               std::min(kRoundedAtOnce, r.call->vocabulary_size - first), r.to + first * bytes);
+}
+
+// Where each row of an embedding is read twice and more, it is rounded once: half the bytes to read each time. Null if it
+// does not pay.
+const void *round_embedding(bilstm_context &context, const bilstm_call &call, const Layout &layout,
+                            const Instructions &instructions) {
+    const int64_t V = call.vocabulary_size;
+    if (instructions.round_rows == nullptr || call.token_ids == nullptr || call.embedding == nullptr ||
+        2 * V > layout.D * call.total_steps) {
+        return nullptr;
+    }
+    const size_t bytes = static_cast<size_t>(V * layout.Ik * layout.stored_bytes);
+    Rounding rounding{&call, &layout, &instructions, static_cast<char *>(context.scratch(kRoundedSlot).reserve(bytes))};
+    context.run((V + kRoundedAtOnce - 1) / kRoundedAtOnce, round_share, &rounding, true);
+    return rounding.to;
 }
 
 void forward_item(void *argument, int64_t number, int worker) {
@@ -245,7 +278,8 @@ void forward(bilstm_context &context, const bilstm_call &given) {
     }
     const Plan plan(call, rows_of_shard(layout, instructions));
     const size_t scratch_bytes = instructions.forward_scratch_bytes(layout, plan.rows);
-    Task work{&call, &layout, &instructions, &plan, directions, nullptr, scratch_bytes};
+    Task work{&call, &layout, &instructions, &plan, directions, nullptr, scratch_bytes, nullptr};
+    if (directions[0].table == nullptr) work.rounded = round_embedding(context, call, layout, instructions);
     const int64_t count = layout.D * static_cast<int64_t>(plan.shards.size());
     const size_t workers = static_cast<size_t>(std::min<int64_t>(context.threads.load(), count));
     work.scratch = static_cast<char *>(context.scratch(kWorkSlot).reserve(workers * scratch_bytes));
@@ -261,6 +295,7 @@ struct Backward {
     float *sums;                  // [direction][group], null if no gradient of weights is wanted
     int64_t sums_size;
     float *d_rows[2];
+    char *d_rounded;  // in their place
 };
 
 int64_t state_sums(const Layout &l) { return l.P * (l.sums_by_input ? l.Hk : l.Hp); }
@@ -302,6 +337,7 @@ void backward_group(const Backward &b, int64_t group, int64_t d, int worker) {
         item.sums = sums;
         item.d_rows = b.d_rows[d];
         item.adds_rows = d == 1 && b.d_rows[0] == b.d_rows[1];
+        if (b.d_rounded != nullptr) item.d_rounded = b.d_rounded + d * b.work.call->total_steps * l.I * l.stored_bytes;
         b.work.instructions->backward(item);
     }
 }
@@ -311,6 +347,30 @@ void backward_item(void *argument, int64_t number, int worker) {
     const int64_t D = b.work.layout->D;
     if (!b.pairs) return backward_group(b, number / D, number % D, worker);
     for (int64_t d = 0; d < D; ++d) backward_group(b, number, d, worker);
+}
+
+constexpr int64_t kSumsRows = 32;
+
+typedef float Four __attribute__((vector_size(16)));
+
+// to = the transpose of 4 rows of 4, or add it.
+inline void add_transposed(const float *from, int64_t from_stride, float *to, int64_t to_stride, bool adds) {
+    Four a[4], b[4];
+    for (int j = 0; j < 4; ++j) std::memcpy(&a[j], from + j * from_stride, sizeof a[j]);
+    for (int j = 0; j < 2; ++j) {
+        b[2 * j] = __builtin_shufflevector(a[j], a[j + 2], 0, 4, 1, 5);
+        b[2 * j + 1] = __builtin_shufflevector(a[j], a[j + 2], 2, 6, 3, 7);
+    }
+    for (int j = 0; j < 2; ++j) {
+        a[2 * j] = __builtin_shufflevector(b[j], b[j + 2], 0, 4, 1, 5);
+        a[2 * j + 1] = __builtin_shufflevector(b[j], b[j + 2], 2, 6, 3, 7);
+    }
+    for (int j = 0; j < 4; ++j) {
+        Four before{};
+        if (adds) std::memcpy(&before, to + j * to_stride, sizeof before);
+        a[j] = a[j] + before;
+        std::memcpy(to + j * to_stride, &a[j], sizeof a[j]);
+    }
 }
 
 // Add the sums of all groups for some rows p of one direction and write them in torch's order.
@@ -329,22 +389,38 @@ void reduce_block(void *argument, int64_t number, int) {
     const int64_t d = number / blocks, block = number % blocks;
     const int64_t gate = block % l.gates, unit = block / l.gates * l.lanes;
     const int64_t count = std::min(l.lanes, l.H - unit), first_row = gate * l.H + unit;
-    // Rows of the result for the lanes of this block; sums of one row lie `row` apart, of one column `column`.
-    const auto add_rows = [&](int64_t offset, int64_t row, int64_t column, int64_t size, void *to_array) {
+    // Rows of the result for the lanes of this block, from sums whose rows p lie `row` apart.
+    const auto add_rows = [&](int64_t offset, int64_t row, int64_t size, void *to_array) {
         if (to_array == nullptr) return;
         float *to = static_cast<float *>(to_array) + first_row * size;
         for (int64_t k = 0; k < groups; ++k) {
             const float *from = b.sums + (d * groups + k) * b.sums_size + offset;
-            if (column == 1) {
-                for (int64_t lane = 0; lane < count; ++lane) {
-                    for (int64_t i = 0; i < size; ++i) {
-                        to[lane * size + i] = from[lane * row + i] + (k > 0 ? to[lane * size + i] : 0.0f);
+            for (int64_t lane = 0; lane < count; ++lane) {
+                for (int64_t i = 0; i < size; ++i) {
+                    to[lane * size + i] = from[lane * row + i] + (k > 0 ? to[lane * size + i] : 0.0f);
+                }
+            }
+        }
+    };
+    // The same from sums whose rows p lie side by side, of one input `column` apart; some inputs at a time, so that what
+    // is read stays near until every lane has had its part.
+    const auto add_columns = [&](int64_t offset, int64_t column, int64_t size, void *to_array) {
+        if (to_array == nullptr) return;
+        float *to = static_cast<float *>(to_array) + first_row * size;
+        for (int64_t k = 0; k < groups; ++k) {
+            const float *from = b.sums + (d * groups + k) * b.sums_size + offset;
+            for (int64_t first = 0; first < size; first += kSumsRows, from += kSumsRows * column) {
+                const int64_t rows = std::min(kSumsRows, size - first);
+                float *at = to + first;
+                const int64_t lanes = count / 4 * 4, whole = rows / 4 * 4;
+                for (int64_t lane = 0; lane < lanes; lane += 4) {
+                    for (int64_t i = 0; i < whole; i += 4) {
+                        add_transposed(from + i * column + lane, column, at + lane * size + i, size, k > 0);
                     }
                 }
-            } else {  // lanes lie side by side: read each line once
-                for (int64_t i = 0; i < size; ++i) {
-                    for (int64_t lane = 0; lane < count; ++lane) {
-                        to[lane * size + i] = from[i * column + lane] + (k > 0 ? to[lane * size + i] : 0.0f);
+                for (int64_t lane = 0; lane < count; ++lane) {
+                    for (int64_t i = lane < lanes ? whole : 0; i < rows; ++i) {
+                        at[lane * size + i] = from[i * column + lane] + (k > 0 ? at[lane * size + i] : 0.0f);
                     }
                 }
             }
@@ -352,11 +428,17 @@ void reduce_block(void *argument, int64_t number, int) {
     };
     const int64_t p = block * l.lanes, state = l.P * l.Ik, input_bias = state + state_sums(l);
     const int64_t state_bias = l.cell == BILSTM_GRU ? input_bias + l.P : input_bias;
-    const int64_t column = l.sums_by_input ? l.P : 1;
-    add_rows(l.sums_by_input ? p : p * l.Ik, l.Ik, column, l.I, call.d_w_ih[d]);
-    add_rows(state + (l.sums_by_input ? p : p * l.Hp), l.Hp, column, l.H, call.d_w_hh[d]);
-    add_rows(input_bias + p, 1, 1, 1, call.d_b_ih[d]);
-    add_rows(state_bias + p, 1, 1, 1, call.d_b_hh[d]);
+    if (l.sums_by_input) {
+        const bool by_block = l.sums_by_input == 2;
+        const int64_t column = by_block ? l.lanes : l.P;
+        add_columns(by_block ? p * l.Ik : p, column, l.I, call.d_w_ih[d]);
+        add_columns(state + (by_block ? p * l.Hk : p), column, l.H, call.d_w_hh[d]);
+    } else {
+        add_rows(p * l.Ik, l.Ik, l.I, call.d_w_ih[d]);
+        add_rows(state + p * l.Hp, l.Hp, l.H, call.d_w_hh[d]);
+    }
+    add_rows(input_bias + p, 1, 1, call.d_b_ih[d]);
+    add_rows(state_bias + p, 1, 1, call.d_b_hh[d]);
 }
 
 struct RowSum {
@@ -388,9 +470,14 @@ void backward(bilstm_context &context, const bilstm_call &call, void *rows) {
     pack_into(context, call, layout, true, context.scratch(kPackedSlot), directions, &bytes);
     const Plan plan(call, rows_of_shard(layout, instructions));
     const size_t scratch_bytes = instructions.backward_scratch_bytes(layout, plan.rows);
-    Backward b{{&call, &layout, &instructions, &plan, directions, nullptr, scratch_bytes}, {}, false, nullptr, 0, {}};
+    Backward b{{&call, &layout, &instructions, &plan, directions, nullptr, scratch_bytes,
+                round_embedding(context, call, layout, instructions)}, {}, false, nullptr, 0, {}, nullptr};
     b.groups = group_shards(plan, call.total_steps);
     const int64_t groups = static_cast<int64_t>(b.groups.size()) - 1, threads = context.threads.load();
+    if (rows != nullptr && leaves_rounded_rows(call)) {
+        b.d_rounded = static_cast<char *>(rows);
+        rows = nullptr;
+    }
     b.d_rows[0] = b.d_rows[1] = static_cast<float *>(rows);
     // A sum of two terms has the same bits in either order, so this choice may depend on the number of threads.
     b.pairs = layout.D == 2 && rows != nullptr && (threads == 1 || groups >= 2 * threads);
@@ -421,6 +508,12 @@ void backward(bilstm_context &context, const bilstm_call &call, void *rows) {
 constexpr Kernel kKernel{saved_bytes, forward, backward, pack};
 
 }  // namespace
+
+bool leaves_rounded_rows(const bilstm_call &call) {
+    const Instructions *instructions = instructions_of(call.kernel);
+    return instructions != nullptr && instructions->round_rows != nullptr && call.token_ids != nullptr &&
+           call.d_values == nullptr;
+}
 
 const Kernel *fast_kernel(int kernel, int precision) {
     const Instructions *instructions = instructions_of(kernel);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "layout.h"
 
 namespace bilstm {
 namespace {
@@ -49,9 +50,20 @@ struct Summation {
     const bilstm_call *call;
     const void *d_rows;
     const Groups *groups;
+    decltype(Instructions::sum_rounded) sum_rounded;  // null: rows are floats
 };
 
 constexpr int64_t kTokensPerItem = 256;
+
+// Note the token of a sum, and copy the sum if it is wanted in both places.
+template <class Real>
+void give_unique(const bilstm_call &call, int64_t u, int64_t token, const Real *sum) {
+    if (call.d_unique == nullptr) return;
+    call.unique_ids[u] = token;
+    if (call.d_embedding == nullptr) return;
+    std::memcpy(static_cast<Real *>(call.d_embedding) + token * call.input_size, sum,
+                static_cast<size_t>(call.input_size) * sizeof(Real));
+}
 
 template <class Real>
 void sum_tokens(void *argument, int64_t item, int) {
@@ -64,19 +76,21 @@ void sum_tokens(void *argument, int64_t item, int) {
         const size_t at = static_cast<size_t>(u);
         Real *first = call.d_unique != nullptr ? static_cast<Real *>(call.d_unique) + u * I
                                                : static_cast<Real *>(call.d_embedding) + groups.unique[at] * I;
+        if (sum.sum_rounded != nullptr) {
+            const size_t begin = static_cast<size_t>(groups.starts[at]), end = static_cast<size_t>(groups.starts[at + 1]);
+            sum.sum_rounded(sum.d_rows, &groups.steps[begin], static_cast<int64_t>(end - begin),
+                            static_cast<int64_t>(groups.steps.size() - end), I, call.directions, call.total_steps,
+                             reinterpret_cast<float *>(first));
+            give_unique(call, u, groups.unique[at], first);
+            continue;
+        }
         std::memcpy(first, rows + groups.steps[static_cast<size_t>(groups.starts[at])] * I,
                     static_cast<size_t>(I) * sizeof(Real));
         for (int64_t k = groups.starts[at] + 1; k < groups.starts[at + 1]; ++k) {
             const Real *row = rows + groups.steps[static_cast<size_t>(k)] * I;
             for (int64_t i = 0; i < I; ++i) first[i] += row[i];
         }
-        if (call.d_unique != nullptr) {
-            call.unique_ids[u] = groups.unique[at];
-            if (call.d_embedding != nullptr) {
-                std::memcpy(static_cast<Real *>(call.d_embedding) + groups.unique[at] * I, first,
-                            static_cast<size_t>(I) * sizeof(Real));
-            }
-        }
+        give_unique(call, u, groups.unique[at], first);
     }
 }
 
@@ -91,7 +105,7 @@ void embedding_gradient(bilstm_context &context, bilstm_call &call, const void *
     if (call.total_steps == 0) return;
     const Groups groups = group_by_token(call);
     const int64_t count = static_cast<int64_t>(groups.unique.size());
-    Summation sum{&call, d_rows, &groups};
+    Summation sum{&call, d_rows, &groups, leaves_rounded_rows(call) ? kAmx->sum_rounded : nullptr};
     const Work work = call.precision == BILSTM_FLOAT64 ? sum_tokens<double> : sum_tokens<float>;
     context.run((count + kTokensPerItem - 1) / kTokensPerItem, work, &sum, call.precision != BILSTM_FLOAT64);
     call.unique_count = count;

@@ -33,6 +33,10 @@ const Kernel *fast_kernel(int kernel, int precision);  // null: not built into t
 
 const char *kernel_missing(int kernel);  // cpu_features.cpp
 
+// What backward leaves in `d_rows`: false: (N, I) floats; true: for each direction (N, I) rounded numbers, which
+// Instructions::sum_rounded adds up. The kernel of the call is one that runs, not "auto".
+bool leaves_rounded_rows(const bilstm_call &call);
+
 // embedding_gradient.cpp: sums rows of equal tokens in ascending order of steps, so the result is always the same.
 void embedding_gradient(bilstm_context &context, bilstm_call &call, const void *d_rows);
 

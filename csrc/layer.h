@@ -48,12 +48,20 @@ int64_t backward_chunk(const Layout &l) {
     const int64_t row_bytes = static_cast<int64_t>(sizeof(Factor)) * (2 * l.Pk + l.Ik + l.Hk) + 4 * l.Ik;
     // The sums of weight gradients are read and written once a chunk; when they are large, chunks are long.
     const bool large = 4 * l.P * (l.Ik + l.Hk) > (1 << 20);
-    return larger(64, smaller(512, (large ? 4 << 20 : 1 << 20) / row_bytes));
+        return larger(64, smaller(512, (large ? 4 << 20 : 1 << 20) / row_bytes));
 }
 
 const float *input_row(const bilstm_call &call, int64_t n) {
     return call.token_ids != nullptr ? static_cast<const float *>(call.embedding) + call.token_ids[n] * call.input_size
                                      : static_cast<const float *>(call.values) + n * call.input_size;
+}
+
+// Row n of the input as factors.
+void read_input(const Item &item, int64_t n, Factor *to) {
+    const Layout &l = *item.layout;
+    if (item.rounded == nullptr) return Products::convert_row(input_row(*item.call, n), to, l.I);
+    const Factor *from = static_cast<const Factor *>(item.rounded) + item.call->token_ids[n] * l.Ik;
+    for (int64_t i = 0, end = l.Ik; i < end; i += 2 * W) __builtin_memcpy(to + i, from + i, 2 * W * sizeof(Factor));
 }
 
 // Copy rows (rows of H) of a (D, B, H) array into padded rows.
@@ -86,6 +94,13 @@ INLINE void fetch(const void *p, int64_t bytes) {
 
 INLINE void fetch_to_write(const void *p, int64_t bytes) {
     for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(static_cast<const char *>(p) + k, 1);
+}
+
+INLINE void fetch_input(const Item &item, int64_t n) {
+    const Layout &l = *item.layout;
+    if (item.rounded == nullptr) return fetch(input_row(*item.call, n), 4 * l.I);
+    fetch(static_cast<const Factor *>(item.rounded) + item.call->token_ids[n] * l.Ik,
+          l.Ik * static_cast<int64_t>(sizeof(Factor)));
 }
 
 template <class T>

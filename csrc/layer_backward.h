@@ -93,6 +93,19 @@ void finish_state_gradient(const Item &item, const BackwardMemory &m, int64_t li
     }
 }
 
+// A row of floats as factors of two bytes; nothing is written behind the last. (Other factors are never asked for.)
+template <class T>
+void round_row(const float *from, T *to, int64_t count) {
+    if constexpr (sizeof(T) == 2) {
+        int64_t i = 0;
+        for (; i + W <= count; i += W) store(to + i, load(from + i));
+        if (i == count) return;
+        T rest[W];
+        store(rest, load_part(from + i, count - i));
+        __builtin_memcpy(to + i, rest, static_cast<size_t>(count - i) * sizeof(T));
+    }
+}
+
 void finish_chunk(const Item &item, const BackwardMemory &m, int64_t first) {
     const Layout &l = *item.layout;
     const int64_t rows = m.capacity - first;
@@ -101,14 +114,21 @@ void finish_chunk(const Item &item, const BackwardMemory &m, int64_t first) {
         Products::weight_gradient(l, rows, d_sums, m.d_sums_h + first * l.Pk, m.x + first * l.Ik,
                                   m.h_before + first * l.Hk, item.sums, m.for_products);
     }
-    if (item.d_rows == nullptr) return;
+    if (item.d_rows == nullptr && item.d_rounded == nullptr) return;
     // A few rows at a time: the product of some while the places of the next are on their way.
     for (int64_t some = 0; some < rows; some += kRowsAtOnce) {
         const int64_t count = smaller(kRowsAtOnce, rows - some);
         Products::input_gradient(l, *item.weights, count, d_sums + some * l.Pk, m.dx);
         for (int64_t r = 0; r < count; ++r) {
             const int64_t *input_step = m.input_steps + first + some + r;
-            if (some + r + kRowsAtOnce < rows) fetch_to_write(item.d_rows + input_step[kRowsAtOnce] * l.I, 4 * l.I);
+            const bool more = some + r + kRowsAtOnce < rows;
+            if (item.d_rounded != nullptr) {
+                Factor *all = static_cast<Factor *>(item.d_rounded);
+                if (more) fetch_to_write(all + input_step[kRowsAtOnce] * l.I, l.I * static_cast<int64_t>(sizeof(Factor)));
+                round_row(m.dx + r * l.Ik, all + *input_step * l.I, l.I);
+                continue;
+            }
+            if (more) fetch_to_write(item.d_rows + input_step[kRowsAtOnce] * l.I, 4 * l.I);
             float *to = item.d_rows + *input_step * l.I;
             const float *from = m.dx + r * l.Ik;
             int64_t i = 0;
@@ -124,7 +144,14 @@ void backward(const Item &item) {
     const bilstm_call &call = *item.call;
     Pieces pieces{item.scratch};
     const BackwardMemory m(l, shard.rows, pieces);
-    if (!Products::kInputFirst) __builtin_memset(item.scratch, 0, pieces.used);
+    // The rest of the rows behind the padded units is read as factors, too. All else is written before it is read.
+    const auto clear_padding = [&](Factor *rows, int64_t written, int64_t row) {
+        if (written < row) __builtin_memset(rows, 0, static_cast<size_t>((m.capacity + Products::kExtraRows) * row) * sizeof(Factor));
+    };
+    clear_padding(m.d_sums, l.P, l.Pk);
+    if (l.cell == BILSTM_GRU) clear_padding(m.d_sums_h, l.P, l.Pk);
+    clear_padding(m.h_before, l.Hp, l.Hk);
+    clear_padding(m.x, (l.I + W - 1) / W * W, l.Ik);
     gather_states(item, call.h_0, m.h_first);
     if (l.cell == BILSTM_LSTM) {
         gather_states(item, call.c_0, m.dc);  // as saved states are; dc itself begins later
@@ -159,12 +186,11 @@ void backward(const Item &item) {
         cell_step_back(step);
         Products::state_gradient(l, *item.weights, live, m.d_sums_h + first * l.Pk, direct ? m.dh : m.through);
         finish_state_gradient(item, m, live);
-        const int64_t input_bytes = 4 * l.I;
         for (int64_t r = 0; r < live; ++r) {
             const int64_t n = input_step(item, r, s);
             m.input_steps[first + r] = n;
-            Products::convert_row(input_row(call, n), m.x + (first + r) * l.Ik, l.I);
-            if (s > 0) fetch(input_row(call, input_step(item, r, s - 1)), input_bytes);
+            read_input(item, n, m.x + (first + r) * l.Ik);
+            if (s > 0) fetch_input(item, input_step(item, r, s - 1));
         }
     }
     if (first < m.capacity) finish_chunk(item, m, first);

@@ -1,9 +1,24 @@
 // The forward pass of one direction over one shard. Included by layer.h.
 
+// Whether a kernel that takes the input product step by step (not kInputFirst) still takes it apart here, and the floats of
+// a row of its sums then.
+template <class Pr>
+bool takes_input_apart(const Layout &l, int64_t rows) {
+    if constexpr (Pr::kInputFirst) return false;
+    else return Pr::input_apart(l, rows);
+}
+
+template <class Pr>
+int64_t sums_of_row(const Layout &l, int64_t rows) {
+    if constexpr (Pr::kInputFirst) return l.C;
+    else return Pr::input_apart(l, rows) ? Pr::panel_floats(l) : 0;
+}
+
 struct ForwardMemory {
     float *h, *c, *mask, *best, *total, *lost, *sums;
     int32_t *best_step;
     int64_t *input_steps;
+    int64_t panel_rows;
     Factor *factor, *other_factor, *x;
     float *panel;
     float **out;
@@ -25,7 +40,8 @@ struct ForwardMemory {
         other_factor = pieces.take<Factor>(Products::kInputFirst ? 0 : padded * l.Hk);
         panel = pieces.take<float>(Products::kInputFirst ? 0 : padded * 4 * W);
         x = pieces.take<Factor>(chunk * l.Ik);
-        sums = pieces.take<float>((Products::kInputFirst ? chunk : padded) * l.C);
+        panel_rows = chunk;
+        sums = pieces.take<float>(chunk * sums_of_row<Products>(l, rows));
     }
 };
 
@@ -107,18 +123,17 @@ void read_chunk(const Item &item, int64_t s, int64_t end, const ForwardMemory &m
         while (live > 0 && item.shard->length[live - 1] <= s) --live;
         for (int64_t r = 0; r < live; ++r) m.input_steps[rows++] = input_step(item, r, s);
     }
-    const size_t row_bytes = static_cast<size_t>(has_table ? l.C : l.I) * sizeof(float);
-    const auto source = [&](int64_t at) {
-        const int64_t n = m.input_steps[at];
-        return has_table ? static_cast<const float *>(item.weights->table) + item.call->token_ids[n] * l.C
-                         : input_row(*item.call, n);
+    const size_t row_bytes = static_cast<size_t>(l.C) * sizeof(float);
+    const auto table_row = [&](int64_t at) {
+        return static_cast<const float *>(item.weights->table) + item.call->token_ids[m.input_steps[at]] * l.C;
     };
     for (int64_t at = 0; at < rows; ++at) {
-        if (at + kFetchAhead < rows) fetch(source(at + kFetchAhead), static_cast<int64_t>(row_bytes));
         if (has_table) {
-            __builtin_memcpy(sums + at * l.C, source(at), row_bytes);
+            if (at + kFetchAhead < rows) fetch(table_row(at + kFetchAhead), static_cast<int64_t>(row_bytes));
+            __builtin_memcpy(sums + at * l.C, table_row(at), row_bytes);
         } else {
-            Products::convert_row(source(at), m.x + at * l.Ik, l.I);
+            if (at + kFetchAhead < rows) fetch_input(item, m.input_steps[at + kFetchAhead]);
+            read_input(item, m.input_steps[at], m.x + at * l.Ik);
         }
     }
 }
@@ -136,16 +151,28 @@ void find_table_rows(const Item &item, int64_t live, int64_t s, const ForwardMem
 }
 
 // One step, panel of units by panel: the product into a small buffer, then the gates while it is in the nearest cache.
+// The product starts from x, from `ready` sums of the input in panels, or (both null) from nothing.
 template <bool kSave, class Pr>
 void panels_step(const Item &item, ForwardStep<Stored, Factor> step, const ForwardMemory &m, const Factor *x,
-                 const Factor *h) {
+                 const float *ready, const Factor *h) {
     const Layout &l = *item.layout;
     const int64_t vectors = l.P / W, width = Pr::width(l), units = l.cell == BILSTM_RNN_TANH || l.cell == BILSTM_RNN_RELU
                                                                      ? 4 * W : W;
-    const bool has_table = x == nullptr;
+    const bool has_table = x == nullptr && ready == nullptr;
+    if constexpr (!kSave) {
+        if (Pr::is_single(*item.call, *item.weights, item.shard->rows)) {
+            step.table = m.table_rows;
+            return Pr::single(step, *item.weights, ready, m.panel_rows * 4 * W, h);
+        }
+    }
     for (int64_t v = 0, unit = 0; v < vectors; v += width, unit += units) {
         const int64_t tiles = smaller(width, vectors - v);
-        Pr::step_product(l, *item.weights, step.rows, v, tiles, x, h, m.panel, 4 * 4 * W);
+        if (kSave) {  // where the gates will go, while the product is made
+            const int64_t bytes = static_cast<int64_t>(sizeof(Stored)) * tiles * W;
+            for (int64_t r = 0; r < step.rows; ++r) fetch_to_write(step.gates + r * l.C + v * W, bytes);
+        }
+        Pr::step_product(l, *item.weights, step.rows, v, tiles, x, ready, h, m.panel, !kSave && step.rows > 16);
+        if (ready != nullptr) ready += m.panel_rows * 4 * W;
         step.begin = unit;
         step.end = smaller(unit + units, l.Hp);
         step.sums = m.panel;
@@ -169,6 +196,7 @@ void forward_shard(const Item &item) {
     const ForwardMemory m(l, shard.rows, pieces);
     const bool pools = call.max_values != nullptr || call.max_steps != nullptr || call.mean_values != nullptr;
     const bool has_table = item.weights->table != nullptr && call.token_ids != nullptr;
+    const bool apart = !has_table && takes_input_apart<Products>(l, shard.rows);
     gather_states(item, call.h_0, m.h);
     gather_states(item, call.c_0, m.c);
     if (call.recurrent_mask != nullptr) gather_states(item, call.recurrent_mask, m.mask);
@@ -197,8 +225,11 @@ void forward_shard(const Item &item) {
         if (Products::kInputFirst || !has_table) read_chunk(item, s, chunk.end, m, sums);
         if constexpr (Pr::kInputFirst) {
             if (!has_table) Pr::input_product(l, *item.weights, chunk.rows, m.x, sums);
+        } else if (apart) {
+            Pr::input_panels(l, *item.weights, shard.rows, chunk.rows, m.x, m.sums, m.panel_rows);
         }
         const Factor *x = m.x;
+        const float *ready = m.sums;
         for (; s < chunk.end; ++s) {
             while (shard.length[live - 1] <= s) --live;
             if (call.outputs != nullptr) {
@@ -216,9 +247,10 @@ void forward_shard(const Item &item) {
             } else {
                 if (has_table) find_table_rows(item, live, s, m);
                 step.factor = other_factor;
-                panels_step<kSave, Pr>(item, step, m, has_table ? nullptr : x, factor);
+                panels_step<kSave, Pr>(item, step, m, has_table || apart ? nullptr : x, apart ? ready : nullptr, factor);
                 swap_pointers(factor, other_factor);
                 x += live * l.Ik;
+                ready += live * 4 * W;
             }
             if (pools) pool_step(item, m, live, s);
             if (kSave) {

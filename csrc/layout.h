@@ -29,7 +29,9 @@ struct Layout {
     int64_t Ik, Hk, Pk;   // lengths of rows that are factors of products: input, state, gate gradients
     int64_t state;        // elements of state saved per row: c of the LSTM, h of the GRU, nothing for the RNN
     int64_t stored_bytes;   // of one saved element
-    int64_t sums_by_input;  // weight gradients are summed as (Ik, P) and (Hk, P), else (P, Ik) and (P, Hp)
+    // Weight gradients are summed as 0: (P, Ik) and (P, Hp); 1: (Ik, P) and (Hk, P); 2: (P / lanes, Ik, lanes) and
+    // (P / lanes, Hk, lanes).
+    int64_t sums_by_input;
 };
 
 // Some sequences, longest first.
@@ -48,12 +50,13 @@ struct Direction {
     float *bias;  // (C): sums start from it
     void *w_ih_back, *w_hh_back;
     void *table;  // (V, C) of saved elements, or null
+    void *single;  // w_hh once more, for a step of one row; or null
 };
 
 // Sums of weight gradients over some shards of one direction.
 struct WeightSums {
-    float *w_ih;  // (P, Ik) or (Ik, P)
-    float *w_hh;  // (P, Hp) or (Hk, P)
+    float *w_ih;  // (P, Ik), or as Layout::sums_by_input says
+    float *w_hh;  // (P, Hp), likewise
     float *b_ih;  // (P)
     float *b_hh;  // (P); the same as b_ih but for the GRU
 };
@@ -70,6 +73,8 @@ struct Item {
     WeightSums sums;                  // backward: added to
     float *d_rows;                    // backward: gradient of the input rows (N, I), or null
     bool adds_rows;                   // add to d_rows, else write
+    const void *rounded;              // the embedding as factors, rows of Ik, or null
+    void *d_rounded;                  // in place of d_rows: of this direction alone, as factors, rows of I; or null
 };
 
 // What a file of one instruction set provides.
@@ -88,6 +93,12 @@ struct Instructions {
     void (*forward)(const Item &item);
     size_t (*backward_scratch_bytes)(const Layout &layout, int64_t rows);
     void (*backward)(const Item &item);
+    // Where factors are narrower than floats, else null: turn `count` rows of an embedding into rows of factors; set `to` to
+    // the sum of some rows (N, I) of d_rounded of all D directions, one array behind the other; `more`
+    // steps follow that will be asked for next.
+    void (*round_rows)(const Layout &layout, const float *from, int64_t count, void *to) = nullptr;
+    void (*sum_rounded)(const void *rows, const int64_t *steps, int64_t count, int64_t more, int64_t I, int64_t D,
+                        int64_t N, float *to) = nullptr;
 };
 
 extern const Instructions *const kAvx2;

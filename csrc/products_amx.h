@@ -6,6 +6,10 @@
 // Tiles always have 16 rows: rows past the last one are read and written as garbage, so buffers have kExtraRows more.
 
 constexpr int64_t kTile = 512;  // numbers of a packed tile
+#ifndef KPART
+#define KPART 12
+#endif
+constexpr int64_t kFewRows = 8, kManyBytes = 1 << 20;  // see input_apart
 
 // Tiles 0 to 4, which multiply_16 and multiply_gru use for sums and left rows, have `rows` rows: the fewer, the faster.
 INLINE void configure_tiles(int64_t rows = 16) {
@@ -19,6 +23,17 @@ INLINE void configure_tiles(int64_t rows = 16) {
     _tile_loadconfig(&configuration);
 }
 
+// A tile that passes by once: not to be kept in the nearest cache in place of what is read again. (The second-level cache
+// drops it earlier, too: bad where much else passes through that.)
+#define LOAD_TILE(once, tile, from, stride)                 \
+    do {                                                    \
+        if constexpr (once) {                               \
+            _tile_stream_loadd(tile, from, stride);         \
+        } else {                                            \
+            _tile_loadd(tile, from, stride);                \
+        }                                                   \
+    } while (false)
+
 // A sum of products: left rows times packed tiles, k tiles deep.
 struct Factors {
     const Half *left;
@@ -27,111 +42,135 @@ struct Factors {
     int64_t depth;
 };
 
-// sums (16 rows by N tiles) = from + products
+constexpr Factors kNothing{nullptr, 0, nullptr, 0};
+
+// Begin sums: tiles 0 to 3, which are four of columns, or 2 x 2 of rows and columns.
 template <int N>
-INLINE void multiply_16(const float *from, int64_t from_stride, const Factors *products, int count, float *sums,
-                        int64_t sums_stride) {
-    if (from != nullptr) {
-        _tile_loadd(0, from, from_stride);
-        if constexpr (N > 1) _tile_loadd(1, from + 16, from_stride);
-        if constexpr (N > 2) _tile_loadd(2, from + 32, from_stride);
-        if constexpr (N > 3) _tile_loadd(3, from + 48, from_stride);
-    } else {
+INLINE void begin_16(const float *from, int64_t stride) {
+    if (from == nullptr) {
         _tile_zero(0);
         if constexpr (N > 1) _tile_zero(1);
         if constexpr (N > 2) _tile_zero(2);
         if constexpr (N > 3) _tile_zero(3);
+        return;
     }
-    for (int p = 0; p < count; ++p) {
-        const Half *right = products[p].right;
-        for (int64_t k = 0; k < products[p].depth; ++k, right += N * kTile) {
-            _tile_loadd(4, products[p].left + 32 * k, products[p].stride);
-            _tile_loadd(5, right, 64);
-            _tile_dpbf16ps(0, 4, 5);
-            if constexpr (N > 1) {
-                _tile_loadd(6, right + kTile, 64);
-                _tile_dpbf16ps(1, 4, 6);
-            }
-            if constexpr (N > 2) {
-                _tile_loadd(7, right + 2 * kTile, 64);
-                _tile_dpbf16ps(2, 4, 7);
-            }
-            if constexpr (N > 3) {
-                _tile_loadd(5, right + 3 * kTile, 64);
-                _tile_dpbf16ps(3, 4, 5);
-            }
-        }
-    }
-    _tile_stored(0, sums, sums_stride);
-    if constexpr (N > 1) _tile_stored(1, sums + 16, sums_stride);
-    if constexpr (N > 2) _tile_stored(2, sums + 32, sums_stride);
-    if constexpr (N > 3) _tile_stored(3, sums + 48, sums_stride);
+    _tile_loadd(0, from, stride);
+    if constexpr (N > 1) _tile_loadd(1, from + 16, stride);
+    if constexpr (N > 2) _tile_loadd(2, from + 32, stride);
+    if constexpr (N > 3) _tile_loadd(3, from + 48, stride);
 }
 
-// The same for 32 rows and two tiles of columns, the first of which is number `tile` of N; the last may be alone.
 template <bool kTwo>
-INLINE void multiply_32(const float *from, int64_t from_stride, const Factors *products, int count, int64_t tile,
-                        int64_t N, float *sums, int64_t sums_stride) {
-    float *low = sums + 16 * tile, *high = low + 4 * sums_stride;  // strides are in bytes: 16 rows of floats
-    if (from != nullptr) {
-        const float *from_low = from + 16 * tile, *from_high = from_low + 4 * from_stride;
-        _tile_loadd(0, from_low, from_stride);
-        _tile_loadd(2, from_high, from_stride);
-        if constexpr (kTwo) _tile_loadd(1, from_low + 16, from_stride);
-        if constexpr (kTwo) _tile_loadd(3, from_high + 16, from_stride);
-    } else {
+INLINE void begin_32(const float *from, int64_t stride) {
+    if (from == nullptr) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
+        return;
     }
-    for (int p = 0; p < count; ++p) {
-        const Half *right = products[p].right + tile * kTile;
-        const Half *left = products[p].left, *left_high = left + 8 * products[p].stride;  // 16 rows of halves
-        for (int64_t k = 0; k < products[p].depth; ++k, right += N * kTile) {
-            _tile_loadd(4, left + 32 * k, products[p].stride);
-            _tile_loadd(6, right, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(5, left_high + 32 * k, products[p].stride);
-            _tile_dpbf16ps(2, 5, 6);
-            if constexpr (kTwo) {
-                _tile_loadd(7, right + kTile, 64);
-                _tile_dpbf16ps(1, 4, 7);
-                _tile_dpbf16ps(3, 5, 7);
-            }
-        }
-    }
-    _tile_stored(0, low, sums_stride);
-    _tile_stored(2, high, sums_stride);
-    if constexpr (kTwo) _tile_stored(1, low + 16, sums_stride);
-    if constexpr (kTwo) _tile_stored(3, high + 16, sums_stride);
+    const float *high = from + 4 * stride;  // strides are in bytes: 16 rows of floats
+    _tile_loadd(0, from, stride);
+    _tile_loadd(2, high, stride);
+    if constexpr (kTwo) _tile_loadd(1, from + 16, stride);
+    if constexpr (kTwo) _tile_loadd(3, high + 16, stride);
 }
 
-// sums (rows by N tiles, N at most 4) = from + products, for any number of rows.
-INLINE void multiply(int64_t rows, int64_t N, const float *from, int64_t from_stride, const Factors *products, int count,
-                     float *sums, int64_t sums_stride) {
-    Factors at[2] = {products[0], products[count - 1]};
-    for (int64_t r = 0; r < rows;) {
-        if (rows - r > 16) {
+// Add a product of 16 rows by N tiles.
+template <bool kOnce, int N>
+INLINE void add_16(Factors f) {
+    for (int64_t k = 0; k < f.depth; ++k, f.left += 32, f.right += N * kTile) {
+        _tile_loadd(4, f.left, f.stride);
+        LOAD_TILE(kOnce, 5, f.right, 64);
+        _tile_dpbf16ps(0, 4, 5);
+        if constexpr (N > 1) {
+            LOAD_TILE(kOnce, 6, f.right + kTile, 64);
+            _tile_dpbf16ps(1, 4, 6);
+        }
+        if constexpr (N > 2) {
+            LOAD_TILE(kOnce, 7, f.right + 2 * kTile, 64);
+            _tile_dpbf16ps(2, 4, 7);
+        }
+        if constexpr (N > 3) {
+            LOAD_TILE(kOnce, 5, f.right + 3 * kTile, 64);
+            _tile_dpbf16ps(3, 4, 5);
+        }
+    }
+}
+
+// The same for 32 rows and two tiles of N, or the last one alone; f.right is the first of the two.
+template <bool kOnce, bool kTwo>
+INLINE void add_32(Factors f, int64_t N) {
+    const Half *high = f.left + 8 * f.stride;  // 16 rows of halves
+    for (int64_t k = 0; k < f.depth; ++k, f.left += 32, high += 32, f.right += N * kTile) {
+        _tile_loadd(4, f.left, f.stride);
+        LOAD_TILE(kOnce, 6, f.right, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, high, f.stride);
+        _tile_dpbf16ps(2, 5, 6);
+        if constexpr (kTwo) {
+            LOAD_TILE(kOnce, 7, f.right + kTile, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+}
+
+template <bool kOnce, int N>
+INLINE void multiply_16(const float *from, int64_t from_stride, Factors a, Factors b, float *sums, int64_t stride) {
+    begin_16<N>(from, from_stride);
+    add_16<kOnce, N>(a);
+    add_16<kOnce, N>(b);
+    _tile_stored(0, sums, stride);
+    if constexpr (N > 1) _tile_stored(1, sums + 16, stride);
+    if constexpr (N > 2) _tile_stored(2, sums + 32, stride);
+    if constexpr (N > 3) _tile_stored(3, sums + 48, stride);
+}
+
+template <bool kOnce, bool kTwo>
+INLINE void multiply_32(const float *from, int64_t from_stride, Factors a, Factors b, int64_t tile, int64_t N,
+                        float *sums, int64_t stride) {
+    begin_32<kTwo>(from != nullptr ? from + 16 * tile : nullptr, from_stride);
+    a.right += tile * kTile;
+    b.right += tile * kTile;
+    add_32<kOnce, kTwo>(a, N);
+    add_32<kOnce, kTwo>(b, N);
+    float *low = sums + 16 * tile, *high = low + 4 * stride;
+    _tile_stored(0, low, stride);
+    _tile_stored(2, high, stride);
+    if constexpr (kTwo) _tile_stored(1, low + 16, stride);
+    if constexpr (kTwo) _tile_stored(3, high + 16, stride);
+}
+
+// sums (rows by N tiles, N at most 4) = from + products a and b (b may have no depth), for any number of rows.
+template <bool kOnce>
+INLINE void multiply(int64_t rows, int64_t N, const float *from, int64_t from_stride, Factors a, Factors b, float *sums,
+                     int64_t stride) {
+    for (;;) {
+        if (rows > 16) {
             int64_t tile = 0;
-            for (; tile + 2 <= N; tile += 2) {
-                multiply_32<true>(from, from_stride, at, count, tile, N, sums, sums_stride);
-            }
-            if (tile < N) multiply_32<false>(from, from_stride, at, count, tile, N, sums, sums_stride);
+            for (; tile + 2 <= N; tile += 2) multiply_32<kOnce, true>(from, from_stride, a, b, tile, N, sums, stride);
+            if (tile < N) multiply_32<kOnce, false>(from, from_stride, a, b, tile, N, sums, stride);
         } else {
             switch (N) {
-                case 1: multiply_16<1>(from, from_stride, at, count, sums, sums_stride); break;
-                case 2: multiply_16<2>(from, from_stride, at, count, sums, sums_stride); break;
-                case 3: multiply_16<3>(from, from_stride, at, count, sums, sums_stride); break;
-                default: multiply_16<4>(from, from_stride, at, count, sums, sums_stride); break;
+                case 1: multiply_16<kOnce, 1>(from, from_stride, a, b, sums, stride); break;
+                case 2: multiply_16<kOnce, 2>(from, from_stride, a, b, sums, stride); break;
+                case 3: multiply_16<kOnce, 3>(from, from_stride, a, b, sums, stride); break;
+                default: multiply_16<kOnce, 4>(from, from_stride, a, b, sums, stride); break;
             }
         }
-        const int64_t done = rows - r > 16 ? 32 : 16;
-        r += done;
-        sums += done * sums_stride / 4;
-        if (from != nullptr) from += done * from_stride / 4;
-        for (Factors &f : at) f.left += done * f.stride / 2;
+        if (rows <= 32) return;
+        rows -= 32;
+        sums += 8 * stride;
+        if (from != nullptr) from += 8 * from_stride;
+        a.left += 16 * a.stride;
+        b.left += 16 * b.stride;
     }
+}
+
+// Ask for some cache lines; an address that is not ours does no harm.
+INLINE void fetch_lines(const float *p, int64_t count) {
+    for (int64_t k = 0; k < count; ++k) __builtin_prefetch(p + 16 * k);
 }
 
 inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
@@ -236,7 +275,7 @@ struct Products {
         l.Hk = round_up(l.H, 32);
         l.Pk = round_up(l.P, 32);
         l.stored_bytes = 2;
-        l.sums_by_input = 1;
+        l.sums_by_input = 2;
     }
 
     static int64_t width(const Layout &l) { return l.cell == BILSTM_GRU ? 3 : 4; }
@@ -253,6 +292,7 @@ struct Products {
 
     static size_t packed_bytes(const Layout &l, bool backward) {
         int64_t bytes = 2 * (packed_elements(l.I, l.P / W) + packed_elements(l.H, l.P / W)) + 4 * l.C;
+        bytes += 2 * single_elements(l);
         if (backward) bytes = 2 * (packed_elements(l.P, l.Ik / W) + packed_elements(l.P, l.Hp / W));
         return static_cast<size_t>(bytes);
     }
@@ -277,6 +317,10 @@ struct Products {
         pack_columns(at, l.H, l.P / W, width(l), state_row);
         to.bias = reinterpret_cast<float *>(at + packed_elements(l.H, l.P / W));
         pack_bias(l, call, d, to.bias);
+        to.single = nullptr;
+        if (single_elements(l) == 0 || call.saved != nullptr || call.batch > 1) return;
+        Half *single = reinterpret_cast<Half *>(to.bias + l.C);
+        if (pack_single(l, single, state_row)) to.single = single;
     }
 
     static void convert_row(const float *row, Half *to, int64_t count) {
@@ -292,39 +336,76 @@ struct Products {
         for (int64_t v = 0; v < l.P / W; v += width(l)) {
             const int64_t tiles = l.P / W - v < width(l) ? l.P / W - v : width(l);
             const Factors factors{x, 2 * l.Ik, right + v * depth * kTile, depth};
-            multiply(rows, tiles, w.bias + v * W, 0, &factors, 1, sums + v * W, 4 * l.C);
+            multiply<false>(rows, tiles, w.bias + v * W, 0, factors, kNothing, sums + v * W, 4 * l.C);
         }
         for (int64_t r = 0; r < rows; ++r) {
             for (int64_t u = l.P; u < l.C; u += W) store(sums + r * l.C + u, load(w.bias + u));
         }
     }
 
-    // One panel of the sums of a step: bias + x w_ih + h w_hh, or h w_hh alone if x is null.
+    // Whether the input part of the sums is computed for many steps at once: where the weights are too large to be near
+    // all together, and where a step has few rows, each of which would cost as much as 16.
+    static bool input_apart(const Layout &l, int64_t rows) {
+        return rows <= kFewRows || is_large(l);
+    }
+
+    static bool is_large(const Layout &l) { return 2 * l.P * (l.Ik + l.Hk) > kManyBytes; }
+
+    static int64_t panel_floats(const Layout &l) { return (l.P / W + width(l) - 1) / width(l) * 4 * W; }
+
+    // The same as panels, each of `panel_rows` rows of 4 vectors.
+    static void input_panels(const Layout &l, const Direction &w, int64_t step_rows, int64_t rows, const Half *x,
+                             float *sums, int64_t panel_rows) {
+        const Half *right = static_cast<const Half *>(w.w_ih);
+        const int64_t depth = l.Ik / 32;
+        if (step_rows < 16) configure_tiles();
+        for (int64_t v = 0; v < l.P / W; v += width(l), sums += panel_rows * 4 * W) {
+            const int64_t tiles = l.P / W - v < width(l) ? l.P / W - v : width(l);
+            const Factors factors{x, 2 * l.Ik, right + v * depth * kTile, depth};
+            multiply<false>(rows, tiles, w.bias + v * W, 0, factors, kNothing, sums, 4 * 4 * W);
+        }
+        if (step_rows < 16) configure_tiles(step_rows);
+    }
+
+    // One panel of the sums of a step, 4 vectors a row: h w_hh and, if given, bias + x w_ih or `ready` sums of the input.
+    // `once`: the weights pass by once a step.
     static void step_product(const Layout &l, const Direction &w, int64_t rows, int64_t v, int64_t tiles, const Half *x,
-                             const Half *h, float *sums, int64_t sums_stride) {
-        const int64_t input_depth = l.Ik / 32, state_depth = l.Hk / 32;
-        const Factors factors[2] = {
-            {x, 2 * l.Ik, static_cast<const Half *>(w.w_ih) + v * input_depth * kTile, x != nullptr ? input_depth : 0},
-            {h, 2 * l.Hk, static_cast<const Half *>(w.w_hh) + v * state_depth * kTile, state_depth}};
-        const float *from = x != nullptr ? w.bias : nullptr;
+                             const float *ready, const Half *h, float *sums, bool once) {
+        const int64_t input_depth = l.Ik / 32, state_depth = l.Hk / 32, stride = 4 * 4 * W;
+        const Factors input{x, 2 * l.Ik, static_cast<const Half *>(w.w_ih) + v * input_depth * kTile,
+                            x != nullptr ? input_depth : 0};
+        const Factors state{h, 2 * l.Hk, static_cast<const Half *>(w.w_hh) + v * state_depth * kTile, state_depth};
+        const float *from = x != nullptr ? w.bias + v * W : ready;
+        const int64_t from_stride = x != nullptr ? 0 : stride;
         if (l.cell == BILSTM_GRU) {
-            multiply_gru(rows, from != nullptr ? from + v * W : nullptr, w.bias + l.P + v / 3 * W, factors, sums,
-                         sums_stride);
-        } else if (from != nullptr) {
-            multiply(rows, tiles, from + v * W, 0, factors, 2, sums, sums_stride);
+            multiply_gru(rows, from, from_stride, w.bias + l.P + v / 3 * W, input, state, sums, stride);
+        } else if (once) {
+            multiply<true>(rows, tiles, from, from_stride, input, state, sums, stride);
         } else {
-            multiply(rows, tiles, nullptr, 0, factors + 1, 1, sums, sums_stride);
+            multiply<false>(rows, tiles, from, from_stride, input, state, sums, stride);
         }
     }
 
+    // Whether `single` does the steps of a shard: it takes no states from outside, whose size is not known.
+    static bool is_single(const bilstm_call &call, const Direction &w, int64_t rows) {
+        return rows == 1 && w.single != nullptr && call.h_0 == nullptr && call.recurrent_mask == nullptr;
+    }
+
+    static void single(const ForwardStep<Half, Half> &step, const Direction &w, const float *ready, int64_t ready_stride,
+                       const Half *h) {
+        single_step(step, static_cast<const Half *>(w.single), ready, ready_stride, reinterpret_cast<const uint32_t *>(h),
+                    reinterpret_cast<uint32_t *>(step.factor));
+    }
+
     // sums: r, z and the input part of n, then the recurrent part of n.
-    static void multiply_gru(int64_t rows, const float *from, const float *from_extra, const Factors *factors,
-                             float *sums, int64_t sums_stride) {
+    static void multiply_gru(int64_t rows, const float *from, int64_t from_stride, const float *from_extra,
+                             const Factors &input, const Factors &state, float *sums, int64_t sums_stride) {
         for (int64_t r = 0; r < rows; r += 16) {
             if (from != nullptr) {
-                _tile_loadd(0, from, 0);
-                _tile_loadd(1, from + 16, 0);
-                _tile_loadd(2, from + 32, 0);
+                const float *at = from + r * from_stride / 4;
+                _tile_loadd(0, at, from_stride);
+                _tile_loadd(1, at + 16, from_stride);
+                _tile_loadd(2, at + 32, from_stride);
                 _tile_loadd(3, from_extra, 0);
             } else {
                 _tile_zero(0);
@@ -332,22 +413,22 @@ struct Products {
                 _tile_zero(2);
                 _tile_zero(3);
             }
-            for (int64_t k = 0; k < factors[0].depth; ++k) {
-                _tile_loadd(4, factors[0].left + r * factors[0].stride / 2 + 32 * k, factors[0].stride);
-                _tile_loadd(5, factors[0].right + 3 * k * kTile, 64);
+            for (int64_t k = 0; k < input.depth; ++k) {
+                _tile_loadd(4, input.left + r * input.stride / 2 + 32 * k, input.stride);
+                _tile_loadd(5, input.right + 3 * k * kTile, 64);
                 _tile_dpbf16ps(0, 4, 5);
-                _tile_loadd(6, factors[0].right + (3 * k + 1) * kTile, 64);
+                _tile_loadd(6, input.right + (3 * k + 1) * kTile, 64);
                 _tile_dpbf16ps(1, 4, 6);
-                _tile_loadd(7, factors[0].right + (3 * k + 2) * kTile, 64);
+                _tile_loadd(7, input.right + (3 * k + 2) * kTile, 64);
                 _tile_dpbf16ps(2, 4, 7);
             }
-            for (int64_t k = 0; k < factors[1].depth; ++k) {
-                _tile_loadd(4, factors[1].left + r * factors[1].stride / 2 + 32 * k, factors[1].stride);
-                _tile_loadd(5, factors[1].right + 3 * k * kTile, 64);
+            for (int64_t k = 0; k < state.depth; ++k) {
+                _tile_loadd(4, state.left + r * state.stride / 2 + 32 * k, state.stride);
+                _tile_loadd(5, state.right + 3 * k * kTile, 64);
                 _tile_dpbf16ps(0, 4, 5);
-                _tile_loadd(6, factors[1].right + (3 * k + 1) * kTile, 64);
+                _tile_loadd(6, state.right + (3 * k + 1) * kTile, 64);
                 _tile_dpbf16ps(1, 4, 6);
-                _tile_loadd(7, factors[1].right + (3 * k + 2) * kTile, 64);
+                _tile_loadd(7, state.right + (3 * k + 2) * kTile, 64);
                 _tile_dpbf16ps(3, 4, 7);
             }
             float *to = sums + r * sums_stride / 4;
@@ -360,27 +441,35 @@ struct Products {
 
     // dh = d_sums w_hh, rows of Hp
     static void state_gradient(const Layout &l, const Direction &w, int64_t rows, const Half *d_sums, float *dh) {
-        backward_product(l, rows, d_sums, static_cast<const Half *>(w.w_hh_back), l.Hp, dh);
+        const Half *right = static_cast<const Half *>(w.w_hh_back);
+        if (is_large(l)) return backward_product<true>(l, rows, d_sums, right, l.Hp, dh);
+        backward_product<false>(l, rows, d_sums, right, l.Hp, dh);
     }
 
     // dx = d_sums w_ih, rows of Ik
     static void input_gradient(const Layout &l, const Direction &w, int64_t rows, const Half *d_sums, float *dx) {
-        backward_product(l, rows, d_sums, static_cast<const Half *>(w.w_ih_back), l.Ik, dx);
+        const Half *right = static_cast<const Half *>(w.w_ih_back);
+        if (is_large(l)) return backward_product<true>(l, rows, d_sums, right, l.Ik, dx);
+        backward_product<false>(l, rows, d_sums, right, l.Ik, dx);
     }
 
+    template <bool kOnce>
     static void backward_product(const Layout &l, int64_t rows, const Half *d_sums, const Half *right, int64_t columns,
                                  float *to) {
         const int64_t depth = l.Pk / 32;
-        for (int64_t v = 0; v < columns / W; v += 4) {
-            const int64_t tiles = columns / W - v < 4 ? columns / W - v : 4;
-            const Factors factors{d_sums, 2 * l.Pk, right + v * depth * kTile, depth};
-            multiply(rows, tiles, nullptr, 0, &factors, 1, to + v * W, 4 * columns);
+        for (int64_t r = 0; r < rows; r += 32, d_sums += 32 * l.Pk, to += 32 * columns) {
+            const int64_t count = rows - r < 32 ? rows - r : 32;
+            for (int64_t v = 0; v < columns / W; v += 4) {
+                const int64_t tiles = columns / W - v < 4 ? columns / W - v : 4;
+                const Factors factors{d_sums, 2 * l.Pk, right + v * depth * kTile, depth};
+                multiply<kOnce>(count, tiles, nullptr, 0, factors, kNothing, to + v * W, 4 * columns);
+            }
         }
     }
 
     // Memory for one chunk: the right factor (gate gradients, packed) and the left one (input and state, transposed).
     static size_t weight_gradient_scratch(const Layout &l, int64_t rows) {
-        const int64_t k = round_up(rows, 32) + 32;
+        const int64_t k = round_up(rows, 32);
         return static_cast<size_t>(2 * k * (l.Ik + l.Hk) + 2 * (k / 32) * gradient_stride(l));
     }
 
@@ -389,7 +478,8 @@ struct Products {
     static int64_t gradient_stride(const Layout &l) { return (l.Pk / 16 + 1) * kTile; }
 
     // Pack rows of gate gradients as [k][tile of columns][16 pairs][16 columns][2], and add them up for the bias.
-    __attribute__((noinline)) static void pack_gradients(const Layout &l, int64_t rows, const Half *d_sums, Half *to, float *bias) {
+    __attribute__((noinline)) static void pack_gradients(const Layout &l, int64_t rows, const Half *d_sums, Half *to,
+                                                         float *bias) {
         const __m512bh ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
         for (int64_t n = 0; n < rows; n += 2) {
             const Half *even = d_sums + n * l.Pk, *odd = even + l.Pk;
@@ -407,47 +497,60 @@ struct Products {
         }
     }
 
-    static void transpose(int64_t rows, const Half *from, int64_t columns, Half *to) {
+    // The transpose of rows as [16 columns][32 rows] tiles: to[column / 16][row / 32], each 16 rows of 64 bytes.
+    __attribute__((noinline)) static void transpose(int64_t rows, const Half *from, int64_t columns, Half *to) {
         for (int64_t k = 0; k < rows; k += 32) {
             for (int64_t c = 0; c < columns; c += 8) {
-                transpose_32x8(from + k * columns + c, columns, to + c * rows + k, rows);
+                Half *tile = to + (c / 16 * (rows / 32) + k / 32) * kTile;
+                transpose_32x8(from + k * columns + c, columns, tile + c % 16 * 32, 32);
             }
         }
     }
 
-    // sums (columns of left, P) += left^T right over the chunk; two by two tiles.
-    __attribute__((noinline)) static void add_outer(const Layout &l, int64_t rows, const Half *left, int64_t columns, const Half *right,
-                          float *sums) {
-        const int64_t depth = rows / 32, stride = 4 * l.P;
-        for (int64_t i = 0; i < columns; i += 32) {
-            for (int64_t v = 0; v < l.P / W; v += 2) {
-                const bool two = v + 1 < l.P / W;
-                float *at = sums + i * l.P + v * W;
-                const int64_t other = two ? 16 : 0;
-                _tile_loadd(0, at, stride);
-                _tile_loadd(2, at + 16 * l.P, stride);
-                if (two) _tile_loadd(1, at + 16, stride);
-                if (two) _tile_loadd(3, at + 16 * l.P + 16, stride);
-                const Half *low = left + i * rows, *high = low + 16 * rows;
+    // sums += left^T right over the chunk; two by two tiles. The sums lie as (P / 16, columns, 16), so that they are read
+    // and written in order: when they are large they come from far away.
+    template <bool kOnce>
+    __attribute__((noinline)) static void add_outer(const Layout &l, int64_t rows, const Half *left, int64_t columns,
+                                                    const Half *right, float *sums) {
+        const int64_t depth = rows / 32, tiles = l.P / W, gap = gradient_stride(l);
+        for (int64_t v = 0; v < tiles; v += 2) {
+            const bool two = v + 1 < tiles;
+            float *at = sums + v * columns * W, *other = at + (two ? columns * W : 0);
+            for (int64_t i = 0; i < columns; i += 32, at += 32 * W, other += 32 * W) {
+                _tile_loadd(0, at, 64);
+                _tile_loadd(2, at + 16 * W, 64);
+                if (two) _tile_loadd(1, other, 64);
+                if (two) _tile_loadd(3, other + 16 * W, 64);
+                const Half *low = left + i / 16 * depth * kTile, *high = low + depth * kTile;
                 const Half *one = right + v * kTile, *next = one + (two ? kTile : 0);
                 for (int64_t k = 0; k < depth; ++k) {
-                    _tile_loadd(4, low + 32 * k, 2 * rows);
-                    _tile_loadd(6, one + k * gradient_stride(l), 64);
+                    if (k < 8) {
+                        fetch_lines(at + (32 + 4 * k) * W, 4);
+                        fetch_lines(other + (32 + 4 * k) * W, 4);
+                    }
+                    LOAD_TILE(kOnce, 4, low + k * kTile, 64);
+                    _tile_loadd(6, one + k * gap, 64);
                     _tile_dpbf16ps(0, 4, 6);
-                    _tile_loadd(5, high + 32 * k, 2 * rows);
+                    LOAD_TILE(kOnce, 5, high + k * kTile, 64);
                     _tile_dpbf16ps(2, 5, 6);
                     if (two) {
-                        _tile_loadd(7, next + k * gradient_stride(l), 64);
+                        _tile_loadd(7, next + k * gap, 64);
                         _tile_dpbf16ps(1, 4, 7);
                         _tile_dpbf16ps(3, 5, 7);
                     }
                 }
-                _tile_stored(0, at, stride);
-                _tile_stored(2, at + 16 * l.P, stride);
-                if (two) _tile_stored(1, at + other, stride);
-                if (two) _tile_stored(3, at + 16 * l.P + other, stride);
+                _tile_stored(0, at, 64);
+                _tile_stored(2, at + 16 * W, 64);
+                if (two) _tile_stored(1, other, 64);
+                if (two) _tile_stored(3, other + 16 * W, 64);
             }
         }
+    }
+
+    static void add_products(const Layout &l, int64_t rows, const Half *left, int64_t columns, const Half *right,
+                             float *sums) {
+        if (is_large(l)) return add_outer<true>(l, rows, left, columns, right, sums);
+        add_outer<false>(l, rows, left, columns, right, sums);
     }
 
     // Add the products of a chunk of rows to the sums of weight gradients. The rows behind the last one, up to a whole
@@ -465,9 +568,9 @@ struct Products {
         Half *right = reinterpret_cast<Half *>(memory), *left = right + rows / 32 * gradient_stride(l);
         pack_gradients(l, rows, d_sums, right, sums.b_ih);
         transpose(rows, x, l.Ik, left);
-        add_outer(l, rows, left, l.Ik, right, sums.w_ih);
+        add_products(l, rows, left, l.Ik, right, sums.w_ih);
         if (d_sums_h != d_sums) pack_gradients(l, rows, d_sums_h, right, sums.b_hh);
         transpose(rows, h_before, l.Hk, left);
-        add_outer(l, rows, left, l.Hk, right, sums.w_hh);
+        add_products(l, rows, left, l.Hk, right, sums.w_hh);
     }
 };
