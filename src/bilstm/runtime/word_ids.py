@@ -77,7 +77,7 @@ class WordReader:
 
     def _made(self) -> native.WordIds:
         tokens = self._encoder.vocabulary.tokens
-        vocabularies = [(tokens[1:], np.arange(1, len(tokens)))]
+        vocabularies: list[tuple[Sequence[str], np.ndarray]] = [(tokens[1:], np.arange(1, len(tokens)))]
         if self._words is not None:
             vocabularies.append((self._words, np.arange(len(self._words))))
         return native.WordIds(vocabularies, (UNKNOWN_ID, -1)[: len(vocabularies)])
