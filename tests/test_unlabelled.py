@@ -331,6 +331,7 @@ def test_a_linear_teacher_that_misleads_is_turned_off(monkeypatch):
     assert not outcome.phases[1].is_kept
     assert outcome.phases[1].score_after < outcome.phases[0].score_after
     assert any(note.startswith("linear teacher: turned off") for note in told)
+    assert outcome.model.joined is not None  # the n-gram model itself was right, and is judged by itself
 
 
 def test_phases_run_and_are_recorded():

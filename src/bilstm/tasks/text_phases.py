@@ -103,7 +103,7 @@ class UnlabelledTraining:
     vectors: np.ndarray | None = None
     net: Any = None
     records: list[PhaseRecord] = field(default_factory=list)
-    lesson: Lesson | None = None  # of the linear teacher, if its phase was kept
+    lesson: Lesson | None = None  # of the linear teacher, also where the network gained nothing by it
 
     def run(self) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
         """Train; return the description, the best weights, and how the kept phases went."""
@@ -129,7 +129,6 @@ class UnlabelledTraining:
             is_trusted = len(self.dev.targets) < FEW_DEV_ROWS
             results.append(self._phase("linear teacher", self._follow_teacher, is_trusted=is_trusted))
             is_taught = results[-1] is not None and self.records[-1].is_kept
-            self.lesson = self.lesson if is_taught else None
         wanted = () if is_taught or self._is_ended(results[-1]) else wanted
         if "mixed" in wanted and first.best_epoch and not self._is_ended(first):
             results.append(self._phase("mixed objective", self._mixed))

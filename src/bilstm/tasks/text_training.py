@@ -278,7 +278,7 @@ class _Trainer:
     tell: Listener
     clock: Clock
     shared: SharedVectors = field(default_factory=lambda: SharedVectors(None, False))
-    lesson: Lesson | None = None  # of the first member that kept one
+    lesson: Lesson | None = None  # of the first member that had one
 
     def train_one(self, config: Config, checkpoint: str | None, resume: bool, left: int) -> Member:
         """Train a network; `left` networks share what is left of the budget."""
