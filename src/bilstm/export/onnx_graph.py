@@ -147,8 +147,10 @@ class GraphBuilder:
                 flow, final = self._recurrent(layer, own, flow, lengths, at)
             elif isinstance(layer, description.Pooling):
                 flow, final = self._pooling(layer, own, flow, lengths, mask, final, at), None
-            else:
+            elif isinstance(layer, description.Linear):
                 flow, final = self.linear(layer, own, flow, at), None
+            else:
+                raise AssertionError(f"{type(layer).__name__} does not stand inside a list of layers")
         return flow
 
     def linear(self, layer: description.Linear, own: Mapping[str, np.ndarray], flow: str, at: str) -> str:
