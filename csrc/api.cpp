@@ -31,7 +31,7 @@ __attribute__((format(printf, 3, 4))) int fail(bilstm_call &call, int code, cons
 
 bool has_precision(int kernel, int precision) {
     if (kernel == BILSTM_KERNEL_PORTABLE) return precision >= BILSTM_FLOAT32 && precision <= BILSTM_FLOAT64;
-    if (kernel == BILSTM_KERNEL_AMX) return precision == BILSTM_BFLOAT16;
+    if (kernel == BILSTM_KERNEL_AMX) return precision == BILSTM_BFLOAT16 || precision == BILSTM_FLOAT32;
     return precision == BILSTM_FLOAT32;
 }
 
@@ -40,13 +40,23 @@ bool runs(int kernel, int precision) {
     return kernel == BILSTM_KERNEL_PORTABLE || fast_kernel(kernel, precision) != nullptr;
 }
 
-// The order in which "auto" tries them.
-int choose(int kernel, int precision) {
+// In float32, training takes AMX for layers of these sizes (kernel_amx_split.cpp): smaller ones do not fill its tiles, and
+// the weights of larger ones, half as many bytes again, leave the second-level cache. Inference never does: a single
+// sequence would take twice as long, and the outputs of a sequence must not depend on how many others there are.
+constexpr int64_t kLeastUnitsForParts = 64, kMostUnitsForParts = 384;
+
+bool takes_parts(int64_t hidden_size, bool saves) {
+    return saves && hidden_size >= kLeastUnitsForParts && hidden_size <= kMostUnitsForParts;
+}
+
+// What "auto" takes: the first that runs.
+int choose(int kernel, int precision, bool parts) {
     if (precision < BILSTM_FLOAT32 || precision > BILSTM_FLOAT64) return -1;
     if (kernel > BILSTM_KERNEL_AUTO && kernel < BILSTM_KERNEL_COUNT) return runs(kernel, precision) ? kernel : -1;
     if (kernel != BILSTM_KERNEL_AUTO) return -1;
     const int order[] = {BILSTM_KERNEL_AMX, BILSTM_KERNEL_AVX512, BILSTM_KERNEL_AVX2, BILSTM_KERNEL_NEON};
     for (const int candidate : order) {
+        if (candidate == BILSTM_KERNEL_AMX && precision == BILSTM_FLOAT32 && !parts) continue;
         if (runs(candidate, precision)) return candidate;
     }
     return BILSTM_KERNEL_PORTABLE;
@@ -78,7 +88,7 @@ int check_sizes(bilstm_call &call) {
         return fail(call, BILSTM_ERROR_ARGUMENT, "hidden_size must be 1 to %" PRId64 ", got %" PRId64, kLargestSize,
                     call.hidden_size);
     }
-    if (choose(call.kernel, call.precision) < 0) {
+    if (choose(call.kernel, call.precision, false) < 0) {
         if (call.kernel < 0 || call.kernel >= BILSTM_KERNEL_COUNT) {
             return fail(call, BILSTM_ERROR_ARGUMENT, "kernel must be 0 to 5, got %d", call.kernel);
         }
@@ -101,7 +111,7 @@ int check_weights(bilstm_call &call) {
 int check_packed(bilstm_call &call) {
     const bilstm_weights &packed = *call.packed;
     const bool fits = packed.cell == call.cell && packed.precision == call.precision &&
-                      packed.kernel == choose(call.kernel, call.precision) && packed.directions == call.directions &&
+                      packed.kernel == choose(call.kernel, call.precision, false) && packed.directions == call.directions &&
                       packed.reverse == call.reverse && packed.input_size == call.input_size &&
                       packed.hidden_size == call.hidden_size;
     if (!fits) {
@@ -181,7 +191,7 @@ int check_lstm_only(bilstm_call &call) {
 
 int check_saved(bilstm_call &call, const Kernel &kernel) {
     bilstm_call chosen = call;  // `kernel` may be auto in the caller's struct, the layout needs the one that runs
-    chosen.kernel = choose(call.kernel, call.precision);
+    chosen.kernel = choose(call.kernel, call.precision, takes_parts(call.hidden_size, true));
     const int64_t needed = kernel.saved_bytes(chosen);
     if (call.saved_bytes < needed) {
         return fail(call, BILSTM_ERROR_ARGUMENT, "saved needs %" PRId64 " bytes, got %" PRId64, needed,
@@ -240,7 +250,7 @@ int forward(bilstm_context &context, bilstm_call &call) {
     int code = check_call(call);
     if (code != BILSTM_OK) return code;
     bilstm_call chosen = call;
-    chosen.kernel = choose(call.kernel, call.precision);
+    chosen.kernel = choose(call.kernel, call.precision, takes_parts(call.hidden_size, call.saved != nullptr));
     const Kernel &kernel = *functions(chosen.kernel, call.precision);
     if (call.saved != nullptr) code = check_saved(call, kernel);
     if (code != BILSTM_OK) return code;
@@ -257,7 +267,7 @@ int backward(bilstm_context &context, bilstm_call &call) {
     if (code == BILSTM_OK) code = check_gradients(call);
     if (code != BILSTM_OK) return code;
     bilstm_call chosen = call;
-    chosen.kernel = choose(call.kernel, call.precision);
+    chosen.kernel = choose(call.kernel, call.precision, takes_parts(call.hidden_size, true));
     const Kernel &kernel = *functions(chosen.kernel, call.precision);
     code = check_saved(call, kernel);
     if (code != BILSTM_OK) return code;
@@ -284,7 +294,7 @@ bilstm_weights *pack(bilstm_context &context, bilstm_call &call) {
     }
     if (code != BILSTM_OK) return nullptr;
     bilstm_call chosen = call;
-    chosen.kernel = choose(call.kernel, call.precision);
+    chosen.kernel = choose(call.kernel, call.precision, false);
     auto weights = std::make_unique<bilstm_weights>();
     weights->cell = call.cell;
     weights->precision = call.precision;
@@ -330,12 +340,12 @@ int bilstm_kernel_has_precision(int kernel, int precision) {
     return kernel > BILSTM_KERNEL_AUTO && kernel < BILSTM_KERNEL_COUNT && bilstm::has_precision(kernel, precision);
 }
 
-int bilstm_choose_kernel(int kernel, int precision) { return bilstm::choose(kernel, precision); }
+int bilstm_choose_kernel(int kernel, int precision) { return bilstm::choose(kernel, precision, false); }
 
 int64_t bilstm_saved_bytes(bilstm_call *call) {
     if (bilstm::check_struct(call) != BILSTM_OK || bilstm::check_sizes(*call) != BILSTM_OK) return -1;
     bilstm_call chosen = *call;
-    chosen.kernel = bilstm::choose(call->kernel, call->precision);
+    chosen.kernel = bilstm::choose(call->kernel, call->precision, bilstm::takes_parts(call->hidden_size, true));
     return bilstm::functions(chosen.kernel, call->precision)->saved_bytes(chosen);
 }
 

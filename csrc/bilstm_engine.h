@@ -56,11 +56,12 @@ enum {
 };
 
 enum {
-    BILSTM_KERNEL_AUTO = 0, /* the fastest that runs here in the given precision */
+    BILSTM_KERNEL_AUTO = 0, /* the fastest that runs here; in float32 it depends on H and on whether `saved` is given, so
+                               that outputs depend neither on the batch nor on the number of threads */
     BILSTM_KERNEL_PORTABLE = 1,
     BILSTM_KERNEL_AVX2 = 2,   /* float32 */
     BILSTM_KERNEL_AVX512 = 3, /* float32 */
-    BILSTM_KERNEL_AMX = 4,    /* bfloat16 */
+    BILSTM_KERNEL_AMX = 4,    /* bfloat16; float32 as three bfloat16 parts of each number */
     BILSTM_KERNEL_NEON = 5,   /* float32 */
     BILSTM_KERNEL_COUNT = 6
 };
@@ -150,7 +151,8 @@ BILSTM_API const char *bilstm_kernel_name(int kernel);
 BILSTM_API const char *bilstm_kernel_missing(int kernel);
 /* 1 if the kernel computes in that precision, wherever it runs. */
 BILSTM_API int bilstm_kernel_has_precision(int kernel, int precision);
-/* The kernel that a call with this choice runs, or -1 if it cannot run (bilstm_forward then says why). */
+/* The kernel that inference with this choice runs, or -1 if it cannot run (bilstm_forward then says why). The same kernel
+ * trains, but for BILSTM_KERNEL_AUTO in float32, which trains layers of 64 to 384 hidden units with AMX where that runs. */
 BILSTM_API int bilstm_choose_kernel(int kernel, int precision);
 
 /* ---- contexts --------------------------------------------------------------------------------------------------- */

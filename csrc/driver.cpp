@@ -16,11 +16,11 @@ namespace {
 
 enum Slot { kPackedSlot = 0, kWorkSlot = 1, kSumsSlot = 2, kRowsSlot = 3, kTableSlot = 4, kRoundedSlot = 5 };
 
-const Instructions *instructions_of(int kernel) {
+const Instructions *instructions_of(int kernel, int precision) {
     switch (kernel) {
         case BILSTM_KERNEL_AVX2: return kAvx2;
         case BILSTM_KERNEL_AVX512: return kAvx512;
-        case BILSTM_KERNEL_AMX: return kAmx;
+        case BILSTM_KERNEL_AMX: return precision == BILSTM_BFLOAT16 ? kAmx : kAmxSplit;
         case BILSTM_KERNEL_NEON: return kNeon;
         default: return nullptr;
     }
@@ -33,7 +33,7 @@ Layout layout_of(const bilstm_call &call) {
     layout.I = call.input_size;
     layout.H = call.hidden_size;
     layout.D = call.directions;
-    instructions_of(call.kernel)->plan(layout);
+    instructions_of(call.kernel, call.precision)->plan(layout);
     return layout;
 }
 
@@ -69,6 +69,7 @@ struct Plan {
 
 int64_t rows_of_shard(const Layout &layout, const Instructions &instructions) {
     if (instructions.rounds) return 32;
+    if (instructions.tile_rows > 0) return instructions.tile_rows;
     return layout.H >= 128 ? 36 : 24;
 }
 
@@ -101,7 +102,7 @@ void pack_direction(void *argument, int64_t d, int) {
 
 void pack_into(bilstm_context &context, const bilstm_call &call, const Layout &layout, bool backward, Memory &memory,
                Direction *directions, size_t *total) {
-    const Instructions &instructions = *instructions_of(call.kernel);
+    const Instructions &instructions = *instructions_of(call.kernel, call.precision);
     const size_t bytes = (instructions.packed_bytes(layout, backward) + 63) / 64 * 64;
     *total = bytes * static_cast<size_t>(layout.D);
     Packing packing{&call,    &layout,   &instructions, static_cast<char *>(memory.reserve(*total)), bytes,
@@ -130,7 +131,7 @@ void fill_share(void *argument, int64_t item, int worker) {
 // Make a vocabulary table of V rows in `memory`, for all directions; returns its bytes.
 size_t make_table(bilstm_context &context, const bilstm_call &call, const Layout &layout, Memory &memory,
                   const int64_t *tokens, int64_t V, Direction *directions) {
-    const Instructions &instructions = *instructions_of(call.kernel);
+    const Instructions &instructions = *instructions_of(call.kernel, call.precision);
     const size_t direction_bytes = static_cast<size_t>(V * layout.C * layout.stored_bytes);
     char *at = static_cast<char *>(memory.reserve(static_cast<size_t>(layout.D) * direction_bytes));
     for (int64_t d = 0; d < layout.D; ++d) directions[d].table = at + static_cast<size_t>(d) * direction_bytes;
@@ -262,7 +263,7 @@ bool repeats_tokens(const bilstm_call &call, const Instructions &instructions, c
 void forward(bilstm_context &context, const bilstm_call &given) {
     bilstm_call call = given;
     const Layout layout = layout_of(call);
-    const Instructions &instructions = *instructions_of(call.kernel);
+    const Instructions &instructions = *instructions_of(call.kernel, call.precision);
     Direction directions[2] = {};
     if (call.packed != nullptr) {
         std::copy_n(static_cast<const Direction *>(call.packed->data), layout.D, directions);
@@ -464,7 +465,7 @@ bool wants_weights(const bilstm_call &call) {
 
 void backward(bilstm_context &context, const bilstm_call &call, void *rows) {
     const Layout layout = layout_of(call);
-    const Instructions &instructions = *instructions_of(call.kernel);
+    const Instructions &instructions = *instructions_of(call.kernel, call.precision);
     Direction directions[2] = {};
     size_t bytes;
     pack_into(context, call, layout, true, context.scratch(kPackedSlot), directions, &bytes);
@@ -510,13 +511,13 @@ constexpr Kernel kKernel{saved_bytes, forward, backward, pack};
 }  // namespace
 
 bool leaves_rounded_rows(const bilstm_call &call) {
-    const Instructions *instructions = instructions_of(call.kernel);
+    const Instructions *instructions = instructions_of(call.kernel, call.precision);
     return instructions != nullptr && instructions->round_rows != nullptr && call.token_ids != nullptr &&
            call.d_values == nullptr;
 }
 
 const Kernel *fast_kernel(int kernel, int precision) {
-    const Instructions *instructions = instructions_of(kernel);
+    const Instructions *instructions = instructions_of(kernel, precision);
     if (instructions == nullptr) return nullptr;
     return instructions->rounds == (precision == BILSTM_BFLOAT16) && precision != BILSTM_FLOAT64 ? &kKernel : nullptr;
 }

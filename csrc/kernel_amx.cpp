@@ -118,6 +118,7 @@ const Instructions table{W,
                          forward_tiles,
                          backward_scratch_bytes,
                          backward_tiles,
+                         0,
                          round_rows,
                          sum_rounded};
 

@@ -146,12 +146,14 @@ void backward(const Item &item) {
     const BackwardMemory m(l, shard.rows, pieces);
     // The rest of the rows behind the padded units is read as factors, too. All else is written before it is read.
     const auto clear_padding = [&](Factor *rows, int64_t written, int64_t row) {
-        if (written < row) __builtin_memset(rows, 0, static_cast<size_t>((m.capacity + Products::kExtraRows) * row) * sizeof(Factor));
+        const int64_t count = m.capacity + Products::kExtraRows;
+        if (written < row) __builtin_memset(rows, 0, static_cast<size_t>(count * row) * sizeof(Factor));
     };
     clear_padding(m.d_sums, l.P, l.Pk);
     if (l.cell == BILSTM_GRU) clear_padding(m.d_sums_h, l.P, l.Pk);
     clear_padding(m.h_before, l.Hp, l.Hk);
     clear_padding(m.x, (l.I + W - 1) / W * W, l.Ik);
+    if (Products::kInputFirst && Products::kPadded) __builtin_memset(item.scratch, 0, pieces.used);
     gather_states(item, call.h_0, m.h_first);
     if (l.cell == BILSTM_LSTM) {
         gather_states(item, call.c_0, m.dc);  // as saved states are; dc itself begins later

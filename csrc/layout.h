@@ -93,6 +93,7 @@ struct Instructions {
     void (*forward)(const Item &item);
     size_t (*backward_scratch_bytes)(const Layout &layout, int64_t rows);
     void (*backward)(const Item &item);
+    int64_t tile_rows = 0;  // float32: rows of a shard that fill the tiles; 0: there are no tiles
     // Where factors are narrower than floats, else null: turn `count` rows of an embedding into rows of factors; set `to` to
     // the sum of some rows (N, I) of d_rounded of all D directions, one array behind the other; `more`
     // steps follow that will be asked for next.
@@ -104,6 +105,7 @@ struct Instructions {
 extern const Instructions *const kAvx2;
 extern const Instructions *const kAvx512;
 extern const Instructions *const kAmx;
+extern const Instructions *const kAmxSplit;
 extern const Instructions *const kNeon;
 
 }  // namespace bilstm

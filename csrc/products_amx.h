@@ -268,6 +268,7 @@ struct Products {
     using Stored = Half;
     using Factor = Half;
     static constexpr bool kInputFirst = false;
+    static constexpr bool kPadded = true;
     static constexpr int64_t kExtraRows = 32;
 
     static void plan(Layout &l) {

@@ -4,6 +4,7 @@ struct Products {
     using Stored = float;
     using Factor = float;
     static constexpr bool kInputFirst = true;  // the input product of a whole chunk precedes its steps
+    static constexpr bool kPadded = false;     // rows of factors are as long as what is stored there
     static constexpr int64_t kExtraRows = 0;   // rows that products may read past the last one
 
     static void plan(Layout &l) {

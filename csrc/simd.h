@@ -113,40 +113,45 @@ INLINE V reciprocal(V x) {
 #endif
 }
 
-// 2^y = scale * (1 + fraction): y split into a whole number and the rest in [-1/2, 1/2].
-// The bound keeps the scale finite; beyond it the gates are 0 or 1 to the last bit.
+// 2^y = scale * (1 + growth * rest): y split into a whole number and the rest in [-1/2, 1/2].
+// The bounds keep the scale finite; beyond them the gates are 0 or 1 to the last bit.
 struct Power {
-    V scale, fraction;
+    V scale, growth, rest;
 };
 
 INLINE Power power_of_two(V y) {
-    y = at_least(at_most(y, 60.0f), -60.0f);
+    Power power;
+    y = at_most(y, 60.0f);
+#if defined(__AVX512F__)
+    power.rest = _mm512_reduce_ps(y, 0);  // the same numbers as below; a scale below all numbers becomes 0
+    power.scale = _mm512_scalef_ps(broadcast(1.0f), y - power.rest);
+#else
+    y = at_least(y, -60.0f);
     const V magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
     const V shifted = y + magic;
-    const V r = y - (shifted - magic);
+    power.rest = y - (shifted - magic);
     VI bits;
     __builtin_memcpy(&bits, &shifted, sizeof bits);
     bits = (bits << 23) + 0x3f800000;
-    Power power;
     __builtin_memcpy(&power.scale, &bits, sizeof bits);
+#endif
     // (2^r - 1) / r, minimax in relative error 1.1e-8 on [-1/2, 1/2]
-    V q = fma(broadcast(0.0001540350931463763f), r, broadcast(0.0013390735257416964f));
-    q = fma(q, r, broadcast(0.009618237614631653f));
-    q = fma(q, r, broadcast(0.05550357326865196f));
-    q = fma(q, r, broadcast(0.24022649228572845f));
-    q = fma(q, r, broadcast(0.6931471824645996f));
-    power.fraction = q * r;
+    V q = fma(broadcast(0.0001540350931463763f), power.rest, broadcast(0.0013390735257416964f));
+    q = fma(q, power.rest, broadcast(0.009618237614631653f));
+    q = fma(q, power.rest, broadcast(0.05550357326865196f));
+    q = fma(q, power.rest, broadcast(0.24022649228572845f));
+    power.growth = fma(q, power.rest, broadcast(0.6931471824645996f));
     return power;
 }
 
 // 1 + e^-x, the denominator of the logistic function.
 INLINE V logistic_denominator(V x) {
     const Power p = power_of_two(x * broadcast(-1.4426950408889634f));
-    return fma(p.scale, p.fraction, p.scale) + broadcast(1.0f);
+    return fma(p.scale, fma(p.growth, p.rest, broadcast(1.0f)), broadcast(1.0f));
 }
 
 // e^2x - 1 without cancellation, the numerator of tanh; its denominator is 2 more.
 INLINE V tanh_numerator(V x) {
     const Power p = power_of_two(x * broadcast(2.8853900817779268f));
-    return fma(p.scale, p.fraction, p.scale - broadcast(1.0f));
+    return fma(p.scale, p.growth * p.rest, p.scale - broadcast(1.0f));
 }

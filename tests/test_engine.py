@@ -24,7 +24,11 @@ torch.set_num_threads(1)
 
 CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
-FLOAT32_KERNELS = [name for name in ("avx2", "avx512", "neon", "portable") if engine.kernels()[name] is None]
+FLOAT32_KERNELS = [
+    name
+    for name in ("avx2", "avx512", "amx", "neon", "portable")
+    if engine.library().bilstm_choose_kernel(KERNEL_NUMBERS[name], PRECISION_NUMBERS["float32"]) >= 0
+]
 BFLOAT16_KERNELS = [name for name in ("amx", "portable") if engine.kernels()[name] is None]
 
 # (input size, hidden size, directions, lengths): one step, all equal, strongly ragged with empty ones, sizes that fill

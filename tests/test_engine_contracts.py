@@ -21,7 +21,7 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 FAST = [name for name in ("avx2", "avx512", "neon") if engine.kernels()[name] is None]
 RUNS = [(name, "float32") for name in (*FAST, "portable")]
 if engine.kernels()["amx"] is None:
-    RUNS.append(("amx", "bfloat16"))
+    RUNS += [("amx", "bfloat16"), ("amx", "float32")]
 
 
 def draw_weights(cell: str, inputs: int, hidden: int, directions: int = 2, seed: int = 0) -> list[DirectionWeights]:
@@ -136,7 +136,7 @@ def test_tokens_packed_weights_and_table(cell, kernel, precision):
     rows = engine.recurrent(cell, ids.with_values(embedding[ids.values]), weights, **options)
     packed = engine.pack(cell, weights, **options)
     table = engine.pack(cell, weights, embedding=embedding, **options)
-    size = 2 if kernel == "amx" else 4  # bytes of a number of the table
+    size = 2 if kernel == "amx" and precision == "bfloat16" else 4  # bytes of a number of the table
     assert table.nbytes >= packed.nbytes + 150 * 2 * GATES[cell] * 20 * size
     for found in (
         engine.recurrent(cell, ids, weights, embedding=embedding, **options),
@@ -184,6 +184,50 @@ def test_one_sequence_alone_keeps_its_bits(cell, hidden_size, kernel, precision)
     for row in range(4):
         alone = engine.recurrent(cell, Ragged.of([batch[row]], dtype=np.float32), weights, **options)
         check_alone(cell, precision, alone.outputs, whole.outputs[batch.offsets[row] : batch.offsets[row + 1]])
+
+
+@pytest.mark.skipif(engine.kernels()["amx"] is not None, reason="needs AMX")
+@pytest.mark.parametrize("cell", CELLS)
+def test_auto_trains_with_amx_and_predicts_without(cell):
+    """In float32 the hidden size, and whether a pass saves, decide which kernel runs: never the batch."""
+    batch = draw_batch([9, 4, 0, 30], 12)
+    for hidden, save, kernel in ((40, True, "avx512"), (70, False, "avx512"), (70, True, "amx")):
+        weights, ones = draw_weights(cell, 12, hidden), np.ones((len(batch.values), 2 * hidden), np.float32)
+        auto = engine.recurrent(cell, batch, weights, precision="float32", save=save)
+        named = engine.recurrent(cell, batch, weights, precision="float32", save=save, kernel=kernel)
+        np.testing.assert_array_equal(auto.outputs, named.outputs)
+        if save:
+            gradients = auto.gradients(d_outputs=ones), named.gradients(d_outputs=ones)
+            np.testing.assert_array_equal(gradients[0].values, gradients[1].values)
+    packed = engine.pack(cell, weights, precision="float32")
+    assert packed.kernel == "avx512" == engine.choose_kernel("auto", "float32")
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel, precision in RUNS if precision == "float32"])
+def test_large_and_small_numbers_keep_their_digits(kernel):
+    """Inputs over many magnitudes, the largest finite number and powers of two, whose smaller parts are zero."""
+    generator = np.random.default_rng(2)
+    values = generator.standard_normal((64, 33)) * 10.0 ** generator.integers(-12, 4, (64, 33))
+    values[3], values[4, :5], values[5] = 2.0, 0.0, -(2.0**-30)
+    weights = draw_weights("rnn_relu", 33, 40, directions=1)
+    weights = [DirectionWeights(np.abs(weights[0].w_ih), np.zeros_like(weights[0].w_hh))]  # no sum cancels
+    batch = Ragged(np.abs(values).astype(np.float32), np.arange(65))
+    found = engine.rnn(batch, weights, nonlinearity="relu", precision="float32", kernel=kernel)
+    right = batch.values.astype(np.float64) @ weights[0].w_ih.T.astype(np.float64)
+    np.testing.assert_allclose(found.outputs, right, rtol=33 * 2.0**-24)
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel, precision in RUNS if precision == "float32"])
+def test_infinite_inputs_as_in_plain_arithmetic(kernel):
+    """Infinity times any weight but zero is infinite, also where the weight's lower digits are all zero."""
+    weight = np.array([[1.0], [-0.5], [1 / 3], [-1e-30], [2.0]], np.float32)
+    weights = [DirectionWeights(weight, np.zeros((5, 5), np.float32))]
+    batch = Ragged(np.array([[np.inf], [-np.inf], [np.finfo(np.float32).max]], np.float32), np.array([0, 1, 2, 3]))
+    found = engine.rnn(batch, weights, nonlinearity="relu", precision="float32", kernel=kernel)
+    infinite = np.array([np.inf, 0, np.inf, 0, np.inf])
+    np.testing.assert_array_equal(found.outputs[0], infinite)
+    np.testing.assert_array_equal(found.outputs[1], np.where(infinite == 0, np.inf, 0))
+    np.testing.assert_allclose(found.outputs[2, :3:2], np.finfo(np.float32).max * weight[:3:2, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("kernel", "precision"), RUNS)
@@ -377,6 +421,9 @@ def test_description_names_what_runs():
     assert line == "portable float32, 1 thread (chosen explicitly)"
     assert f", {engine.available_threads()} thread" in engine.describe()
     if engine.kernels()["amx"] is None:
+        of_parts = "layers of 64 to 384 hidden units: AMX, three bfloat16 parts a number"
+        assert of_parts in engine.describe("auto", "float32", training=True)
+        assert of_parts not in engine.describe("auto", "float32")
         assert engine.describe(threads=2) == "AMX bf16, 2 threads (fastest kernel that runs here)"
 
 

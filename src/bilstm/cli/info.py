@@ -45,7 +45,7 @@ def _what_runs(other: str) -> dict[str, Any]:
         return {"backend": other, "why": f"the engine is not available: {engine.reason}"}
     if choose_kernel("auto", "float32") == "portable":
         return {"backend": other, "why": "the engine has only its portable kernel for this processor, which is slower"}
-    return {"backend": "engine", "why": describe("auto", "float32")}
+    return {"backend": "engine", "why": describe("auto", "float32", training=other == "torch")}
 
 
 def _processor() -> str:

@@ -177,7 +177,7 @@ class _Pass:
         self.kernel = choose_kernel(kernel, self.precision)
         self.cell, self.reverse = cell, reverse
         self.call.cell, self.call.precision = CELLS[cell], PRECISIONS[self.precision]
-        self.call.kernel, self.call.reverse = KERNELS[self.kernel], int(reverse)
+        self.call.kernel, self.call.reverse = KERNELS[kernel], int(reverse)  # "auto" trains with another one
         self.arrays: dict[str, Any] = {}
         self.lock = threading.Lock()
 

@@ -66,8 +66,19 @@ def _chosen(loaded: ctypes.CDLL, kernel: str, precision: str) -> str | None:
     return None if chosen < 0 else loaded.bilstm_kernel_name(chosen).decode()
 
 
-def describe(kernel: str = "auto", precision: str = "auto", threads: int | None = None) -> str:
-    """Say in one line what would run and why, for example `AMX bf16, 2 threads (fastest kernel that runs here)`."""
+def _trains_with_parts() -> bool:
+    """Whether "auto" in float32 trains with AMX; `takes_parts` in csrc/api.cpp says for which layers."""
+    has_precision = library().bilstm_kernel_has_precision(KERNELS["amx"], PRECISIONS["float32"])
+    return kernels()["amx"] is None and bool(has_precision)
+
+
+def describe(
+    kernel: str = "auto", precision: str = "auto", threads: int | None = None, *, training: bool = False
+) -> str:
+    """Say in one line what would run and why, for example `AMX bf16, 2 threads (fastest kernel that runs here)`.
+
+    In float32 a layer may be trained by another kernel than the one that predicts; `training` adds that.
+    """
     found = status()
     if not found.available:
         return f"engine not available: {found.reason}"
@@ -75,6 +86,8 @@ def describe(kernel: str = "auto", precision: str = "auto", threads: int | None 
     chosen = choose_kernel(kernel, chosen_precision)
     count = threads if threads is not None else available_threads()
     why = "chosen explicitly" if kernel != "auto" else "fastest kernel that runs here"
+    if training and kernel == "auto" and chosen_precision == "float32" and _trains_with_parts():
+        why += "; layers of 64 to 384 hidden units: AMX, three bfloat16 parts a number"
     if precision == "auto" and kernel == "auto" and chosen_precision == "float32":
         why += f"; no bfloat16: {kernels()['amx']}"
     return f"{_TITLES[chosen]} {_SHORT[chosen_precision]}, {count} thread{'s' if count != 1 else ''} ({why})"
