@@ -167,10 +167,6 @@ void panels_step(const Item &item, ForwardStep<Stored, Factor> step, const Forwa
     }
     for (int64_t v = 0, unit = 0; v < vectors; v += width, unit += units) {
         const int64_t tiles = smaller(width, vectors - v);
-        if (kSave) {  // where the gates will go, while the product is made
-            const int64_t bytes = static_cast<int64_t>(sizeof(Stored)) * tiles * W;
-            for (int64_t r = 0; r < step.rows; ++r) fetch_to_write(step.gates + r * l.C + v * W, bytes);
-        }
         Pr::step_product(l, *item.weights, step.rows, v, tiles, x, ready, h, m.panel, !kSave && step.rows > 16);
         if (ready != nullptr) ready += m.panel_rows * 4 * W;
         step.begin = unit;
