@@ -142,6 +142,8 @@ def _title(layer: description.Layer) -> str:
         return f"{type(layer).__name__}({layer.rate:g})"
     if isinstance(layer, description.Pooling):
         return f"Pooling({', '.join(layer.kinds)})"
+    if isinstance(layer, description.Average):
+        return f"Average({layer.members})"
     if not isinstance(layer, description.Recurrent):
         return f"{type(layer).__name__}({layer.input_size} -> {layer.output_size})"
     depth = f"{layer.num_layers} x " if layer.num_layers > 1 else ""

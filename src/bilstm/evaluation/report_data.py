@@ -191,7 +191,7 @@ class ReportData:
         For regression, a sample of at most about 1,000 for the scatter.
     layers : sequence of model table rows
     settings, versions, machine : mapping of str to anything with a str
-    seeds : mapping of str to int
+    seeds : mapping of str to int or str
     seconds : float, optional
         Training time.
     peak_memory : int, optional
@@ -225,7 +225,7 @@ class ReportData:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
-    seeds: Mapping[str, int] = field(default_factory=dict)
+    seeds: Mapping[str, int | str] = field(default_factory=dict)
     seconds: float | None = None
     peak_memory: int | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class AveragedNetwork:
         """Run all members and keep what every layer read and gave."""
         return AveragedTrace(tuple(member.trace(own, for_gradients=for_gradients) for member, own in self.parts(batch)))
 
-    def gradient(self, trace: AveragedTrace, d_outputs: np.ndarray) -> np.ndarray:
+    def gradient(self, trace: Any, d_outputs: np.ndarray) -> np.ndarray:
         """Return the gradient by the vectors (steps, members * size), float32."""
         found = [one.gradient(own, d_outputs) for one, own in zip(self.members, trace.members, strict=True)]
         return np.concatenate(found, axis=1) / np.float32(len(found))

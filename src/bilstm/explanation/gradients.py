@@ -153,8 +153,11 @@ class Path:
         found = self.network.gradient(self.trace, np.tile(contrasts, (points, 1)))
         by_point = np.einsum("psf,sf->ps", found.reshape(points, *self.difference.shape), self.difference)
         values = QUICK_RULE.weights @ by_point
-        scores = [_scores(self.network, self.outputs[at], contrasts, self.batch.offsets) for at in (-1, 0)]
-        return StepAttribution(values, *scores, np.abs(_sums(values, self.batch.offsets) - (scores[0] - scores[1])))
+        score, baseline_score = (
+            _scores(self.network, self.outputs[at], contrasts, self.batch.offsets) for at in (-1, 0)
+        )
+        gap = np.abs(_sums(values, self.batch.offsets) - (score - baseline_score))
+        return StepAttribution(values, score, baseline_score, gap)
 
 
 def run_path(network: Network | AveragedNetwork, batch: Ragged, baseline: np.ndarray) -> Path | None:

@@ -254,6 +254,7 @@ class _Direction:
             Of each target: gradients by h and c after each step.
         """
         whole = self.whole
+        assert whole.c is not None  # near-occlusion is for LSTM models
         state = CutStates.before_cuts(whole, cuts[:, 0] - 1, cuts[:, 0] > 0)
         position, alive = cuts[:, 1].copy(), np.flatnonzero(cuts[:, 1] < self.steps)
         tails, chunk, done_steps = np.zeros((len(cuts), len(rests))), FIRST_STEPS, 0

@@ -235,7 +235,7 @@ class Network:
         plain = [engine.DirectionWeights(one.w_ih, one.w_hh, one.b_ih, one.b_hh) for one in directions]
         return engine.recurrent(cell, batch, plain, save=save, context=self.context)
 
-    def gradient(self, trace: Trace | PooledTrace, d_outputs: np.ndarray) -> np.ndarray:
+    def gradient(self, trace: Any, d_outputs: np.ndarray) -> np.ndarray:
         """Return the gradient by the word vectors (steps, size), float32.
 
         Parameters

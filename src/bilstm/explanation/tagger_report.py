@@ -82,7 +82,7 @@ def explain_tagger_for_report(
     seed : int
         Of the sample.
     """
-    chosen = np.random.default_rng(seed).permutation(len(tokens))[:MOST_SENTENCES].tolist()
+    chosen = [int(at) for at in np.random.default_rng(seed).permutation(len(tokens))[:MOST_SENTENCES]]
     rows = model.annotate([list(tokens[at]) for at in chosen])
     found = [one for at, row in enumerate(rows) for one in _found(model, at, row, tags[chosen[at]])]
     examples = tuple(

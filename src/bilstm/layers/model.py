@@ -180,6 +180,7 @@ def _build_layer(
         return Pooling(layer.input_size, layer.kinds, randomness=randomness)
     if isinstance(layer, description.Linear):
         return Linear(layer.input_size, layer.output_size, layer.activation, randomness=randomness)
+    assert isinstance(layer, description.Recurrent)  # `build_model` refuses ensembles
     return Recurrent(
         layer.cell,
         layer.input_size,

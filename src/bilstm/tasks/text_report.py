@@ -210,6 +210,7 @@ def describe_run(
         linear = outcome.baseline
         baseline = BaselineData(linear.name, part.baseline_scores, linear.seconds, linear.notes, _paired(part, labels))
     kind = labels.kind if labels.kind in ("multilabel", "regression") else "classification"
+    seeds = [member.seed for member in outcome.members] or [config.seed]
     is_share = labels.kind != "regression"
     return ReportData(
         title=provenance.title,
@@ -246,9 +247,7 @@ def describe_run(
         settings=to_mapping(config),
         versions={name: version for name, version in environment().items() if version is not None},
         machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        seeds={"seed": ", ".join(str(member.seed) for member in outcome.members)}
-        if len(outcome.members) > 1
-        else {"seed": config.seed},
+        seeds={"seed": seeds[0] if len(seeds) == 1 else ", ".join(map(str, seeds))},
         seconds=seconds,
         peak_memory=peak_memory(),
     )
