@@ -80,12 +80,14 @@ def stated_bytes(precision: str, hidden_size: int, input_size: int, steps: int, 
 
     For each step of the batch the four gates and the cell state, units rounded up to 16, 2 bytes each in bfloat16 and 4
     in float32; the gradient of the gathered row; and 16 bytes of bookkeeping. For each thread 1 MiB. In float32, where
-    tokens repeat, the sums of every distinct one.
+    tokens repeat, the sums of every distinct one; in bfloat16, if no more tokens than steps, each once more.
     """
     units = -(-hidden_size // 16) * 16
     rounds = precision == "bfloat16"
     distinct = min(VOCABULARY, steps)
     table = 0 if rounds or 2 * distinct > steps else 2 * 4 * units * 4 * distinct
+    if rounds and steps >= VOCABULARY:
+        table = 2 * -(-input_size // 32) * 32 * VOCABULARY
     return steps * (2 * 5 * units * (2 if rounds else 4) + 4 * input_size + 16) + threads * 2**20 + table
 
 

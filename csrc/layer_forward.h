@@ -3,15 +3,15 @@
 // Whether a kernel that takes the input product step by step (not kInputFirst) still takes it apart here, and the floats of
 // a row of its sums then.
 template <class Pr>
-bool takes_input_apart(const Layout &l, int64_t rows) {
+bool takes_input_apart(const Layout &l, int64_t rows, bool saves) {
     if constexpr (Pr::kInputFirst) return false;
-    else return Pr::input_apart(l, rows);
+    else return Pr::input_apart(l, rows, saves);
 }
 
 template <class Pr>
 int64_t sums_of_row(const Layout &l, int64_t rows) {
     if constexpr (Pr::kInputFirst) return l.C;
-    else return Pr::input_apart(l, rows) ? Pr::panel_floats(l) : 0;
+    else return Pr::input_apart(l, rows, true) ? Pr::panel_floats(l) : 0;
 }
 
 struct ForwardMemory {
@@ -192,7 +192,7 @@ void forward_shard(const Item &item) {
     const ForwardMemory m(l, shard.rows, pieces);
     const bool pools = call.max_values != nullptr || call.max_steps != nullptr || call.mean_values != nullptr;
     const bool has_table = item.weights->table != nullptr && call.token_ids != nullptr;
-    const bool apart = !has_table && takes_input_apart<Products>(l, shard.rows);
+    const bool apart = !has_table && takes_input_apart<Products>(l, shard.rows, kSave);
     gather_states(item, call.h_0, m.h);
     gather_states(item, call.c_0, m.c);
     if (call.recurrent_mask != nullptr) gather_states(item, call.recurrent_mask, m.mask);

@@ -344,10 +344,10 @@ struct Products {
         }
     }
 
-    // Whether the input part of the sums is computed for many steps at once: where the weights are too large to be near
-    // all together, and where a step has few rows, each of which would cost as much as 16.
-    static bool input_apart(const Layout &l, int64_t rows) {
-        return rows <= kFewRows || is_large(l);
+    // Whether the input part of the sums is computed for many steps at once: where a step has few rows, each of which would
+    // cost as much as 16, and where what is saved drives large weights out of the second-level cache.
+    static bool input_apart(const Layout &l, int64_t rows, bool saves) {
+        return rows <= kFewRows || (saves && is_large(l));
     }
 
     static bool is_large(const Layout &l) { return 2 * l.P * (l.Ik + l.Hk) > kManyBytes; }
