@@ -107,7 +107,15 @@ def infer_peer(spec: Spec) -> Peer:
         ]
         table = embedding if "table" in spec.variant and layer == 0 else None
         packed.append(
-            engine.pack("lstm", weights, embedding=table, precision=precision, kernel=kernel, context=context)
+            engine.pack(
+                "lstm",
+                weights,
+                embedding=table,
+                precision=precision,
+                kernel=kernel,
+                context=context,
+                for_single=work.batch == 1,
+            )
         )
     key = "ids" if work.vocabulary_size else "values"
     batches = [Ragged(arrays[f"{key}_{n}"], offsets_of(spec, n)) for n in range(BATCHES)]

@@ -182,6 +182,8 @@ BILSTM_API int bilstm_backward(bilstm_context *context, bilstm_call *call);
 /* Pack weights once for many inference calls. Reads cell, precision, kernel, D, I, H, w_* and b_* of the call, and
  * with `embedding` (and vocabulary_size) also builds the vocabulary table: embedding W_ih^T + biases for every token and
  * direction (V * D * G * H floats), after which calls need token_ids only. NULL on failure (call->error says why).
+ * With batch == 1 they are meant for calls of one sequence: an LSTM in bfloat16 is then faster, with other last bits than
+ * in a batch; else a sequence has the same bits alone and in any batch.
  * The result is read-only: any number of contexts and threads may share it. */
 BILSTM_API bilstm_weights *bilstm_weights_pack(bilstm_context *context, bilstm_call *call);
 BILSTM_API void bilstm_weights_free(bilstm_weights *weights);

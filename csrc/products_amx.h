@@ -319,7 +319,7 @@ struct Products {
         to.bias = reinterpret_cast<float *>(at + packed_elements(l.H, l.P / W));
         pack_bias(l, call, d, to.bias);
         to.single = nullptr;
-        if (single_elements(l) == 0 || call.saved != nullptr || call.batch > 1) return;
+        if (single_elements(l) == 0 || call.saved != nullptr || call.batch != 1) return;
         Half *single = reinterpret_cast<Half *>(to.bias + l.C);
         if (pack_single(l, single, state_row)) to.single = single;
     }

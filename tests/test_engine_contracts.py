@@ -186,6 +186,27 @@ def test_one_sequence_alone_keeps_its_bits(cell, hidden_size, kernel, precision)
         check_alone(cell, precision, alone.outputs, whole.outputs[batch.offsets[row] : batch.offsets[row + 1]])
 
 
+@pytest.mark.parametrize(("kernel", "precision"), RUNS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_packed_weights_give_a_sequence_alone_the_bits_of_a_batch(cell, kernel, precision):
+    options = {"kernel": kernel, "precision": precision}
+    weights = engine.pack(cell, draw_weights(cell, 12, 40), **options)
+    batch = draw_batch([7] * 17, 12)  # the last row is alone in its shard
+    whole = engine.recurrent(cell, batch, weights, **options)
+    for row in (0, 16):
+        alone = engine.recurrent(cell, Ragged.of([batch[row]], dtype=np.float32), weights, **options)
+        np.testing.assert_array_equal(alone.outputs, whole.outputs[batch.offsets[row] : batch.offsets[row + 1]])
+
+
+@pytest.mark.parametrize(("kernel", "precision"), RUNS)
+def test_weights_packed_for_single_sequences_are_those_of_a_plain_call(kernel, precision):
+    options = {"kernel": kernel, "precision": precision}
+    weights = draw_weights("lstm", 12, 40)
+    batch = draw_batch([30], 12)
+    packed = engine.recurrent("lstm", batch, engine.pack("lstm", weights, for_single=True, **options), **options)
+    np.testing.assert_array_equal(packed.outputs, engine.recurrent("lstm", batch, weights, **options).outputs)
+
+
 @pytest.mark.skipif(engine.kernels()["amx"] is not None, reason="needs AMX")
 @pytest.mark.parametrize("cell", CELLS)
 def test_auto_trains_with_amx_and_predicts_without(cell):

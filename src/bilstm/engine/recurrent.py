@@ -373,6 +373,7 @@ def pack(
     precision: str = "float32",
     kernel: str = "auto",
     context: Context | None = None,
+    for_single: bool = False,
 ) -> PackedWeights:
     """Lay weights out for one kernel, once, for many inference calls.
 
@@ -381,6 +382,9 @@ def pack(
     weights : sequence of 1 or 2 DirectionWeights
     embedding : ndarray of shape (vocabulary, input_size), optional
         Build a vocabulary table too: the input part of the gates for every token. Calls then take token ids alone.
+    for_single : bool, default=False
+        Weights for calls of one sequence each: in bfloat16 an LSTM is then faster, but a sequence has other last bits
+        than in a batch. Else a sequence has the same bits alone and in any batch.
 
     Raises
     ------
@@ -390,6 +394,7 @@ def pack(
     one.set_weights(weights)
     if embedding is not None:
         one.set_embedding(embedding)
+    one.call.batch = 1 if for_single else 0
     pointer = library().bilstm_weights_pack(one.context.pointer, ctypes.byref(one.call))
     if not pointer:
         check(3, one.call)
