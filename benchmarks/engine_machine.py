@@ -43,9 +43,14 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "csrc", "benchmarks/*.py")),
-        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "command": " ".join([Path(sys.executable).name, *map(without_folder, sys.argv)]),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def without_folder(word: str) -> str:
+    """Return a word of a command; of an absolute path, which says something of this machine only, its last part."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _git(*arguments: str) -> str:

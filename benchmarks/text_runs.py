@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine_machine import describe_machine
+from engine_machine import describe_machine, without_folder
 
 __all__ = [
     "RESULTS",
@@ -84,7 +84,7 @@ def describe(partial_rows: int | None) -> dict[str, Any]:
     arguments = iter(sys.argv[1:])
     words = []
     for word in arguments:
-        words.append(word)
+        words.append(without_folder(word))
         if word in ("--data", "--results", "--room", "--output"):
             next(arguments)
             words.append("FOLDER" if word != "--results" else "FILE")
