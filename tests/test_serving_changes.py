@@ -100,7 +100,7 @@ def test_stopping_under_load_loses_nothing(folder, number):
 def test_what_runs_when_it_is_told_to_stop_is_finished(folder):
     with serving(folder, options=["--max-text-chars", "300000", "--max-body-bytes", "8000000"]) as server:
         answers = []
-        body = {"texts": ["good bad " * 30_000] * 12}  # a second or so, longer than connections are still taken
+        body = {"texts": ["good bad " * 30_000] * 28}  # a second or more, longer than connections are still taken
         thread = threading.Thread(target=lambda: answers.append(server.call("POST", "/v1/predict", body)))
         thread.start()
         until(lambda: b"bilstm_in_flight 2.0" in server.get("/metrics").body)

@@ -23,6 +23,7 @@ from bilstm.serving.batching import Batcher, BatchLimits
 from bilstm.serving.connections import ConnectionLimits, limited_protocol
 from bilstm.serving.gate import Gate, ServerPhase, is_loopback
 from bilstm.serving.json_log import JsonLog, route_library_logs
+from bilstm.serving.long_lived import release, set_aside
 from bilstm.serving.measurements import Measurements
 from bilstm.serving.model_shelf import ModelShelf
 from bilstm.serving.routes import Parts, build_app
@@ -215,6 +216,7 @@ class Server(uvicorn.Server):
             watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
+            release()
             if not self.was_forced:
                 for batcher in self._batchers:
                     await asyncio.to_thread(batcher.stop)
@@ -223,6 +225,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""
         await super().startup(sockets)
+        set_aside()
         host, port = (sockets or [])[0].getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         models = {model.name: model.version for model in self._shelf}
@@ -250,6 +253,7 @@ class Server(uvicorn.Server):
     def _tell_of_model(self, model: ServedModel, error: BilstmError | None) -> None:
         self._measurements.reloaded(model.name, error is None)
         if error is None:
+            set_aside()
             self._log.write("info", "model_read", model=model.name, version=model.version)
         else:
             self._log.write("error", "model_not_read", model=model.name, kept=model.version, message=str(error))
