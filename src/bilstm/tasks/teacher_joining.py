@@ -69,7 +69,9 @@ def join_teacher(
     scores = f"development accuracy {before[0].score:.4f} -> {after[0].score:.4f}"
     if not is_kept(before, after, is_trusted=len(dev_targets) < FEW_DEV_ROWS):
         return dev_logits, f"The linear teacher was not joined to the network: {scores}."
-    model.joined = JoinedLinear(linear, Joining(weights[0], (weights[1],), 0.0, after[0].loss))
+    loss = after[0].loss
+    assert loss is not None  # `_scored` gives one
+    model.joined = JoinedLinear(linear, Joining(weights[0], (weights[1],), 0.0, loss))
     model.temperature = 1.0
     return joined, f"The linear teacher's n-gram model was joined to the network's output: {scores}."
 

@@ -221,8 +221,9 @@ class UnlabelledTraining:
         config = self.config
         stored = None if self.checkpoint is None else Path(self.checkpoint) / "vectors.npy"
         if stored is not None and "vectors" in self._plan and stored.exists():
-            self.vectors = np.load(stored)
-            return self.vectors
+            found: np.ndarray = np.load(stored)
+            self.vectors = found  # for the other members of an ensemble
+            return found
         every = joined_rows(self.train.ids, self.unlabelled)
         size = (len(self._table), config.embedding_size)
         settings: dict[str, Any] = {"seed": config.seed, "backend": config.backend, "threads": config.threads}

@@ -315,7 +315,7 @@ def _ridge(features: Any, rows: np.ndarray, columns: np.ndarray, weights: np.nda
     def apply(vector: np.ndarray) -> np.ndarray:
         return across @ (own * (matrix @ vector)) + np.float32(RIDGE) * vector
 
-    operator = LinearOperator((features.shape[1],) * 2, matvec=apply, dtype=np.float32)
+    operator: Any = LinearOperator(shape=(features.shape[1],) * 2, matvec=apply, dtype=np.float32)  # type: ignore[call-arg]
     solved = []
     for column in columns.T.astype(np.float32):
         found, _ = cg(operator, across @ (own * column), rtol=1e-3, maxiter=SOLVER_STEPS)
