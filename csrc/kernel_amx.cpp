@@ -8,15 +8,9 @@
 namespace bilstm {
 namespace {
 
-using Half = uint16_t;  // a bfloat16 number's bits
-
 #include "simd.h"
 
-INLINE V load(const Half *p) {
-    __m256i bits;
-    __builtin_memcpy(&bits, p, sizeof bits);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
+#include "bfloat16_tiles.h"
 
 INLINE void store(Half *p, V v) {
     const __m256bh rounded = _mm512_cvtneps_pbh(v);

@@ -5,7 +5,6 @@
 // (4 sums, 2 left, 2 right) halve the traffic of weights from the second-level cache against 16 by 4.
 // Tiles always have 16 rows: rows past the last one are read and written as garbage, so buffers have kExtraRows more.
 
-constexpr int64_t kTile = 512;  // numbers of a packed tile
 #ifndef KPART
 #define KPART 12
 #endif
@@ -173,8 +172,6 @@ INLINE void fetch_lines(const float *p, int64_t count) {
     for (int64_t k = 0; k < count; ++k) __builtin_prefetch(p + 16 * k);
 }
 
-inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-
 // Numbers of a right factor of K rows and `vectors` tiles of columns.
 inline int64_t packed_elements(int64_t K, int64_t vectors) { return round_up(K, 32) / 32 * vectors * kTile; }
 
@@ -207,42 +204,6 @@ void pack_columns(Half *to, int64_t K, int64_t vectors, int64_t width, Source so
             }
         }
     }
-}
-
-// Transpose 32 rows by 8 columns of halves: to[column][row], 64 bytes each.
-INLINE void transpose_32x8(const Half *from, int64_t stride, Half *to, int64_t to_stride) {
-    __m512i rows[8], other[8];
-    for (int j = 0; j < 8; ++j) {  // four rows, 8 apart, in the four lanes
-        const auto lane = [&](int l) {
-            return _mm_loadu_si128(reinterpret_cast<const __m128i *>(from + (8 * l + j) * stride));
-        };
-        __m512i row = _mm512_castsi128_si512(lane(0));
-        row = _mm512_mask_broadcast_i32x4(row, 0x00f0, lane(1));
-        row = _mm512_mask_broadcast_i32x4(row, 0x0f00, lane(2));
-        rows[j] = _mm512_mask_broadcast_i32x4(row, 0xf000, lane(3));
-    }
-    for (int j = 0; j < 4; ++j) {  // rows j and j + 4 interleaved, and so on: a perfect shuffle each time
-        other[2 * j] = _mm512_unpacklo_epi16(rows[j], rows[j + 4]);
-        other[2 * j + 1] = _mm512_unpackhi_epi16(rows[j], rows[j + 4]);
-    }
-    for (int j = 0; j < 4; ++j) {
-        rows[2 * j] = _mm512_unpacklo_epi16(other[j], other[j + 4]);
-        rows[2 * j + 1] = _mm512_unpackhi_epi16(other[j], other[j + 4]);
-    }
-    for (int j = 0; j < 4; ++j) {
-        other[2 * j] = _mm512_unpacklo_epi16(rows[j], rows[j + 4]);
-        other[2 * j + 1] = _mm512_unpackhi_epi16(rows[j], rows[j + 4]);
-    }
-    for (int j = 0; j < 8; ++j) _mm512_storeu_si512(to + j * to_stride, other[j]);
-}
-
-// Interleave two rows of 32 columns: the pair's rows of two packed tiles.
-INLINE void interleave(__m512i a, __m512i b, Half *first, Half *second) {
-    alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-    const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    _mm512_storeu_si512(first, _mm512_permutex2var_epi16(a, low, b));
-    _mm512_storeu_si512(second, _mm512_permutex2var_epi16(a, high, b));
 }
 
 // Pack a matrix whose K rows are `source(k)`, `columns` long, as [panel of 4 tiles][k][tile].

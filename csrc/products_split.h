@@ -15,7 +15,6 @@
 // Tiles have as many rows as there are (configure_tiles): nothing is read or written past the last one. Every element
 // sees the same products in the same order, whatever its row and however many rows there are.
 
-constexpr int64_t kTile = 512;  // numbers of a packed tile
 constexpr int kParts = 3;
 
 // A number's parts as a left factor. Rows of a factor begin at multiples of 64 bytes; 16 numbers at a time are stored.
@@ -58,8 +57,6 @@ INLINE V load(const Factor3 *p) {
     const Half *part = reinterpret_cast<const Half *>(at);
     return (load(part) + load(part + 32)) + load(part + 64);
 }
-
-inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 // ---- tiles -----------------------------------------------------------------------------------------------------------
 
@@ -386,15 +383,6 @@ void pack_columns(Half *to, int64_t K, int64_t vectors, Source source) {
     }
 }
 
-// Interleave two rows of 32 columns: the pair's rows of two packed tiles.
-INLINE void interleave(__m512i a, __m512i b, Half *first, Half *second) {
-    alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-    const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    _mm512_storeu_si512(first, _mm512_permutex2var_epi16(a, low, b));
-    if (second != nullptr) _mm512_storeu_si512(second, _mm512_permutex2var_epi16(a, high, b));
-}
-
 // Pack a matrix whose K rows are `source(k)`, `columns` long.
 template <class Source>
 void pack_rows(Half *to, int64_t K, int64_t columns, int64_t vectors, Source source) {
@@ -411,33 +399,6 @@ void pack_rows(Half *to, int64_t K, int64_t columns, int64_t vectors, Source sou
             }
         }
     }
-}
-
-// Transpose 32 rows by 8 columns of halves: to[column][row], 64 bytes each.
-INLINE void transpose_32x8(const Half *from, int64_t stride, Half *to, int64_t to_stride) {
-    __m512i rows[8], other[8];
-    for (int j = 0; j < 8; ++j) {  // four rows, 8 apart, in the four lanes
-        const auto lane = [&](int l) {
-            return _mm_loadu_si128(reinterpret_cast<const __m128i *>(from + (8 * l + j) * stride));
-        };
-        __m512i row = _mm512_castsi128_si512(lane(0));
-        row = _mm512_mask_broadcast_i32x4(row, 0x00f0, lane(1));
-        row = _mm512_mask_broadcast_i32x4(row, 0x0f00, lane(2));
-        rows[j] = _mm512_mask_broadcast_i32x4(row, 0xf000, lane(3));
-    }
-    for (int j = 0; j < 4; ++j) {  // rows j and j + 4 interleaved, and so on: a perfect shuffle each time
-        other[2 * j] = _mm512_unpacklo_epi16(rows[j], rows[j + 4]);
-        other[2 * j + 1] = _mm512_unpackhi_epi16(rows[j], rows[j + 4]);
-    }
-    for (int j = 0; j < 4; ++j) {
-        rows[2 * j] = _mm512_unpacklo_epi16(other[j], other[j + 4]);
-        rows[2 * j + 1] = _mm512_unpackhi_epi16(other[j], other[j + 4]);
-    }
-    for (int j = 0; j < 4; ++j) {
-        other[2 * j] = _mm512_unpacklo_epi16(rows[j], rows[j + 4]);
-        other[2 * j + 1] = _mm512_unpackhi_epi16(rows[j], rows[j + 4]);
-    }
-    for (int j = 0; j < 8; ++j) _mm512_storeu_si512(to + j * to_stride, other[j]);
 }
 
 struct Products {
