@@ -9,6 +9,8 @@ struct ForwardStep {
     const float *sums;    // of unit `begin` and the first row
     int64_t stride;       // from row to row of `sums`
     const Stored *const *table;  // (rows): rows of the vocabulary table to add to `sums`; read if kTable
+    const Stored *const *table_next;  // (rows): those of the step after, asked for here, since among the arithmetic of
+                                      // the gates the wait for them costs nothing; or null
     const float *extra;   // GRU: recurrent sums of gate n, likewise
     Stored *gates;        // (rows, C) activated, may be `sums` itself; null in inference
     Stored *state;        // (rows, state); null in inference
@@ -33,6 +35,14 @@ INLINE void give_state(const ForwardStep<Stored, Factor> &step, int64_t r, int64
     store(step.factor + r * l.Hk + u, h);
 }
 
+// Ask for the part of the next step's row that this block of units will read: `count` numbers from `at` on.
+template <class Stored, class Factor>
+INLINE void fetch_next(const ForwardStep<Stored, Factor> &step, int64_t r, int64_t at, int64_t count) {
+    if (step.table_next == nullptr) return;
+    constexpr int64_t kLine = 64 / sizeof(Stored);
+    for (int64_t k = 0; k < count; k += kLine) __builtin_prefetch(step.table_next[r] + at + k);
+}
+
 template <bool kTable, class Stored>
 INLINE V sum_of(const float *sums, const Stored *more, int64_t at) {
     return kTable ? load(sums + at) + load(more + at) : load(sums + at);
@@ -46,6 +56,7 @@ void lstm_step(const ForwardStep<Stored, Factor> &step) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const float *sums = step.sums + r * step.stride + 4 * (u - step.begin);
             const Stored *more = kTable ? step.table[r] + 4 * u : nullptr;
+            fetch_next(step, r, 4 * u, 4 * W);
             const V i = gate.logistic_of(sum_of<kTable>(sums, more, 0));
             const V f = gate.logistic_of(sum_of<kTable>(sums, more, W));
             const V g = gate.tanh_of(sum_of<kTable>(sums, more, 2 * W));
@@ -75,6 +86,8 @@ void gru_step(const ForwardStep<Stored, Factor> &step) {
             const Stored *more = kTable ? step.table[row] + 3 * u : nullptr;
             const V hn = sum_of<kTable>(step.extra + row * step.stride + (u - step.begin),
                                         kTable ? step.table[row] + l.P + u : static_cast<const Stored *>(nullptr), 0);
+            fetch_next(step, row, 3 * u, 3 * W);
+            fetch_next(step, row, l.P + u, W);
             const V r = gate.logistic_of(sum_of<kTable>(sums, more, 0));
             const V z = gate.logistic_of(sum_of<kTable>(sums, more, W));
             const V n = gate.tanh_of(fma(r, hn, sum_of<kTable>(sums, more, 2 * W)));
@@ -100,6 +113,7 @@ void rnn_step(const ForwardStep<Stored, Factor> &step) {
         for (int64_t u = step.begin; u < step.end; u += W) {
             const V sum = sum_of<kTable>(step.sums + r * step.stride + (u - step.begin),
                                          kTable ? step.table[r] + u : static_cast<const Stored *>(nullptr), 0);
+            fetch_next(step, r, u, W);
             const V h = kTanh ? gate.tanh_of(sum) : at_least(sum, 0.0f);
             if (kSave) store(step.gates + r * l.C + u, h);
             give_state(step, r, u, h);

@@ -34,7 +34,7 @@ struct ForwardMemory {
         lost = pieces.take<float>(rows * l.Hp);
         best_step = pieces.take<int32_t>(rows * l.Hp);
         out = pieces.take<float *>(rows);
-        table_rows = pieces.take<const Stored *>(rows);
+        table_rows = pieces.take<const Stored *>(2 * rows);
         input_steps = pieces.take<int64_t>(chunk);
         factor = pieces.take<Factor>(padded * l.Hk);
         other_factor = pieces.take<Factor>(Products::kInputFirst ? 0 : padded * l.Hk);
@@ -123,14 +123,13 @@ void read_chunk(const Item &item, int64_t s, int64_t end, const ForwardMemory &m
         while (live > 0 && item.shard->length[live - 1] <= s) --live;
         for (int64_t r = 0; r < live; ++r) m.input_steps[rows++] = input_step(item, r, s);
     }
-    const size_t row_bytes = static_cast<size_t>(l.C) * sizeof(float);
     const auto table_row = [&](int64_t at) {
         return static_cast<const float *>(item.weights->table) + item.call->token_ids[m.input_steps[at]] * l.C;
     };
     for (int64_t at = 0; at < rows; ++at) {
         if (has_table) {
-            if (at + kFetchAhead < rows) fetch(table_row(at + kFetchAhead), static_cast<int64_t>(row_bytes));
-            __builtin_memcpy(sums + at * l.C, table_row(at), row_bytes);
+            if (at + kFetchAhead < rows) fetch(table_row(at + kFetchAhead), 4 * l.C);
+            __builtin_memcpy(sums + at * l.C, table_row(at), static_cast<size_t>(4 * l.C));
         } else {
             if (at + kFetchAhead < rows) fetch_input(item, m.input_steps[at + kFetchAhead]);
             read_input(item, m.input_steps[at], m.x + at * l.Ik);
@@ -138,15 +137,12 @@ void read_chunk(const Item &item, int64_t s, int64_t end, const ForwardMemory &m
     }
 }
 
-// Rows of the vocabulary table for step s, and a call for those of the next step.
-void find_table_rows(const Item &item, int64_t live, int64_t s, const ForwardMemory &m) {
-    const Layout &l = *item.layout;
+// Rows of the vocabulary table for step s; where a sequence has none any more, its last one.
+void find_table_rows(const Item &item, int64_t live, int64_t s, const Stored **rows) {
     const Stored *table = static_cast<const Stored *>(item.weights->table);
     for (int64_t r = 0; r < live; ++r) {
-        m.table_rows[r] = table + item.call->token_ids[input_step(item, r, s)] * l.C;
-        if (s + 1 < item.shard->length[r]) {
-            fetch(table + item.call->token_ids[input_step(item, r, s + 1)] * l.C, l.stored_bytes * l.C);
-        }
+        const int64_t at = smaller(s, item.shard->length[r] - 1);
+        rows[r] = table + item.call->token_ids[input_step(item, r, at)] * item.layout->C;
     }
 }
 
@@ -161,7 +157,7 @@ void panels_step(const Item &item, ForwardStep<Stored, Factor> step, const Forwa
     const bool has_table = x == nullptr && ready == nullptr;
     if constexpr (!kSave) {
         if (Pr::is_single(*item.call, *item.weights, item.shard->rows)) {
-            step.table = m.table_rows;
+            if (has_table) fetch(step.table_next[0], l.stored_bytes * l.C);
             return Pr::single(step, *item.weights, ready, m.panel_rows * 4 * W, h);
         }
     }
@@ -174,7 +170,6 @@ void panels_step(const Item &item, ForwardStep<Stored, Factor> step, const Forwa
         step.sums = m.panel;
         step.stride = 4 * W;
         step.extra = m.panel + 3 * W;
-        step.table = m.table_rows;
         if (has_table) {
             cell_step<kSave, true>(step);
         } else {
@@ -193,6 +188,7 @@ void forward_shard(const Item &item) {
     const bool pools = call.max_values != nullptr || call.max_steps != nullptr || call.mean_values != nullptr;
     const bool has_table = item.weights->table != nullptr && call.token_ids != nullptr;
     const bool apart = !has_table && takes_input_apart<Products>(l, shard.rows, kSave);
+    const bool by_step = has_table && !(kSave && Products::kInputFirst);  // rows of the table are read when they are used
     gather_states(item, call.h_0, m.h);
     gather_states(item, call.c_0, m.c);
     if (call.recurrent_mask != nullptr) gather_states(item, call.recurrent_mask, m.mask);
@@ -213,12 +209,15 @@ void forward_shard(const Item &item) {
     Stored *gates = kSave ? reinterpret_cast<Stored *>(item.saved_gates) + shard.first * l.C : nullptr;
     Stored *state = kSave ? reinterpret_cast<Stored *>(item.saved_state) + shard.first * l.state : nullptr;
     Factor *factor = m.factor, *other_factor = m.other_factor;
+    const Stored **table_rows = m.table_rows, **next_rows = m.table_rows + shard.rows;
     int64_t live = shard.rows;
     for (int64_t s = 0; s < (shard.rows > 0 ? shard.length[0] : 0);) {
         const Chunk chunk = chunk_from(shard, s, live, forward_chunk(l));
+        while (shard.length[live - 1] <= s) --live;
+        if (s == 0 && by_step) find_table_rows(item, live, 0, table_rows);
         // In float32 the saved rows are where the sums grow; they are overwritten by the gates in place.
         float *sums = kSave && Products::kInputFirst ? reinterpret_cast<float *>(gates) : m.sums;
-        if (Products::kInputFirst || !has_table) read_chunk(item, s, chunk.end, m, sums);
+        if (!by_step) read_chunk(item, s, chunk.end, m, sums);
         if constexpr (Pr::kInputFirst) {
             if (!has_table) Pr::input_product(l, *item.weights, chunk.rows, m.x, sums);
         } else if (apart) {
@@ -233,15 +232,22 @@ void forward_shard(const Item &item) {
                     m.out[r] = static_cast<float *>(call.outputs) + (input_step(item, r, s) * l.D + item.d) * l.H;
                 }
             }
-            ForwardStep<Stored, Factor> step{live,  &l,    0,   l.Hp, sums,
-                                             l.C,   nullptr, sums + l.P, gates, state, m.h, m.c, m.factor,
+            ForwardStep<Stored, Factor> step{live,  &l,      0,       l.Hp,       sums,
+                                             l.C,   nullptr, nullptr, sums + l.P, gates, state, m.h, m.c, m.factor,
                                              call.recurrent_mask != nullptr ? m.mask : nullptr,
                                              call.outputs != nullptr ? m.out : nullptr};
+            if (by_step) {
+                find_table_rows(item, live, s + 1, next_rows);
+                step.table = table_rows;
+                step.table_next = next_rows;
+            }
             if constexpr (Pr::kInputFirst) {
+                for (int64_t r = 0; by_step && r < live; ++r) {
+                    __builtin_memcpy(sums + r * l.C, table_rows[r], static_cast<size_t>(l.C) * sizeof(float));
+                }
                 Pr::recurrent_product(l, *item.weights, live, m.factor, sums, s % 2 == 1);
                 cell_step<kSave, false>(step);
             } else {
-                if (has_table) find_table_rows(item, live, s, m);
                 step.factor = other_factor;
                 panels_step<kSave, Pr>(item, step, m, has_table || apart ? nullptr : x, apart ? ready : nullptr, factor);
                 swap_pointers(factor, other_factor);
@@ -253,7 +259,8 @@ void forward_shard(const Item &item) {
                 gates += live * l.C;
                 state += live * l.state;
             }
-            if (Products::kInputFirst) sums += live * l.C;
+            swap_pointers(table_rows, next_rows);
+            if (Products::kInputFirst && !by_step) sums += live * l.C;
         }
     }
     scatter_states(item, m.h, call.h_n);

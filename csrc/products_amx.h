@@ -5,9 +5,6 @@
 // (4 sums, 2 left, 2 right) halve the traffic of weights from the second-level cache against 16 by 4.
 // Tiles always have 16 rows: rows past the last one are read and written as garbage, so buffers have kExtraRows more.
 
-#ifndef KPART
-#define KPART 12
-#endif
 constexpr int64_t kFewRows = 8, kManyBytes = 1 << 20;  // see input_apart
 
 // Tiles 0 to 4, which multiply_16 and multiply_gru use for sums and left rows, have `rows` rows: the fewer, the faster.
