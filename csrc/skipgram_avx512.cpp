@@ -9,6 +9,8 @@ namespace {
 
 #include "simd.h"
 
+#include "row_sums.h"
+
 #include "skipgram_rows.h"
 
 const SkipgramInstructions table{products, errors, update};

@@ -1,6 +1,4 @@
-// The loops of skipgram.h for one instruction set. Included inside an unnamed namespace after simd.h.
-// Each product of two rows is kLanes partial sums over every kLanes-th feature, added by halves: the same numbers in the
-// same order for every vector length W.
+// The loops of skipgram.h for one instruction set. Included inside an unnamed namespace after simd.h and row_sums.h.
 
 constexpr int kParts = kLanes / W;         // vectors that hold the partial sums of one product
 constexpr int kTile = W == kLanes ? 2 : 1;  // context rows at a time: as many sums as registers hold
@@ -11,27 +9,6 @@ INLINE V multiply_add(V a, V b, V c) {
 #else
     return a * b + c;  // without the instruction a fused product is a call of the C library
 #endif
-}
-
-// Groups of 2 H lanes of a and then of b, each group folded into H lanes by adding its upper half to its lower half.
-template <int H>
-INLINE V fold_pair(V a, V b) {
-    VI low, high;
-    for (int l = 0; l < W; ++l) {
-        low[l] = l / H * 2 * H + l % H;
-        high[l] = low[l] + H;
-    }
-    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-}
-
-// `Count` vectors of W / (2 H) groups each -> the sums of all groups, in order, in the first vectors.
-template <int H, int Count>
-INLINE void fold(V *sums) {
-    constexpr int kLeft = (Count + 1) / 2;
-    for (int v = 0; v < kLeft; ++v) {
-        sums[v] = fold_pair<H>(sums[2 * v], 2 * v + 1 < Count ? sums[2 * v + 1] : V{});
-    }
-    if constexpr (H > 1) fold<H / 2, kLeft>(sums);
 }
 
 template <int Rows>
@@ -55,13 +32,7 @@ INLINE void products_of_rows(const float *const *x, const float *y, int64_t colu
         }
     }
     V folded[kSums];
-    for (int s = 0; s < kSums; ++s) {
-        for (int half = kParts / 2; half > 0; half /= 2) {
-            for (int p = 0; p < half; ++p) sums[s][p] = sums[s][p] + sums[s][p + half];
-        }
-        folded[s] = sums[s][0];
-    }
-    fold<W / 2, kSums>(folded);
+    add_up<kParts, kSums>(sums, folded);
     for (int v = 0; v < (kSums + W - 1) / W; ++v) store(products + v * W, folded[v]);
 }
 
