@@ -15,6 +15,7 @@
 #include "bilstm_engine.h"
 
 int test_skipgram(int64_t cases);  // test_skipgram.cpp; returns how many checks failed
+int test_document_vectors(int64_t cases);  // test_document_vectors.cpp, likewise
 
 namespace {
 
@@ -263,6 +264,7 @@ int main(int count, char **arguments) {
     bilstm_context_destroy(context);
     run_concurrently();
     failures += test_skipgram(cases);
+    failures += test_document_vectors(cases);
     std::printf(failures == 0 ? "all good\n" : "%d failures\n", failures);
     return failures == 0 ? 0 : 1;
 }

@@ -147,7 +147,7 @@ class _Chunk:
 
 
 class _Draws:
-    """All random decisions of a training, in a fixed order, from the raw numbers of PCG64, which numpy keeps as they are.
+    """All random decisions of a training, in a fixed order, from raw numbers of PCG64, which numpy does not change.
 
     Parameters
     ----------
@@ -204,8 +204,8 @@ class _Draws:
     def _shuffled(self, items: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Mix the items of each document, so that a block is not a phrase.
 
-        Document, chance and item make one number of 12 + 20 + 32 bits: sorting whole numbers is several times as fast as
-        sorting by two keys. What ties is then in the order of the n-grams.
+        Document, chance and item make one number of 12 + 20 + 32 bits: sorting whole numbers is several times as fast
+        as sorting by two keys. Items of equal chance are in the order of the n-grams.
         """
         keys = np.repeat(np.arange(len(offsets) - 1, dtype=np.uint64) << np.uint64(52), np.diff(offsets))
         keys |= (self._halves(len(items)) >> np.uint32(12)).astype(np.uint64) << np.uint64(32)

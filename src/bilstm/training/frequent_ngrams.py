@@ -77,7 +77,7 @@ def frequent_ngrams(texts: Ragged, needed: int) -> FrequentNgrams:
 
 
 def _number(keys: np.ndarray, is_valid: np.ndarray, needed: int) -> tuple[np.ndarray, int]:
-    """Number the keys that are there at least `needed` times, by size: -> numbers (-1: too rare), how many there are."""
+    """Number the keys that are there at least `needed` times, by size: -> numbers (-1: too rare) and their number."""
     numbers = np.full(len(keys), -1, dtype=np.int32)
     places = np.flatnonzero(is_valid)
     own = keys[places]
