@@ -7,8 +7,8 @@
 IMDB holds train.csv.gz, unlabelled.csv.gz and test.csv.gz. A draw takes as many labelled rows of each class, by its
 seed; everything, the choice of epoch and of what is kept included, is chosen on a part of these rows. Unlabelled text
 is the training texts and the unlabelled ones, never the test part, which is scored once a cell. Vocabulary, ids and
-word vectors need no labels and are shared by the cells; so is the language model, which `bilstm pretrain` writes into
-ROOM/language. A cell with up to 1,000 labels has five minutes, one with more --budget.
+vectors of words and of texts need no labels and are shared by the cells; so is the language model, which
+`bilstm pretrain` writes into ROOM/language. A cell with up to 1,000 labels has five minutes, one with more --budget.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from bilstm.data.ragged import Ragged
 from bilstm.data.records import read_records
 from bilstm.data.tokenizers import WordTokenizer
 from bilstm.data.vocabulary import TextEncoder, encoder_from_config
+from bilstm.tasks.phase_documents import MOST_PASSES
 from bilstm.tasks.starting_weights import read_start
 from bilstm.tasks.text_classification import Config, for_data
 from bilstm.tasks.text_training import Unlabelled, development_part, fit, fit_baseline, words_of
 from bilstm.training.budget import Budget
+from bilstm.training.document_vectors import train_document_vectors
 from bilstm.training.progress import ProgressPrinter
 from bilstm.training.word_vectors import train_word_vectors
 from text_runs import RESULTS, append_line, describe, write_table
@@ -45,7 +47,8 @@ ROWS = {
     "language-model": "+ language model (`bilstm pretrain`)",
     "mixed": "vectors + mixed objective",
     "self-training": "vectors + mixed objective + self-training",
-    "linear-teacher": "vectors + linear teacher (the default with few labels)",
+    "linear-teacher-without-documents": "vectors + linear teacher without document vectors",
+    "default": "the default: vectors + linear teacher (few labels), vectors + joined teacher + mixed objective (many)",
 }
 PHASES = {
     "vectors": ("none",),
@@ -58,8 +61,8 @@ SMALL_CELL, SMALL_SECONDS = 1_000, 260.0  # of 300: reading, scoring, and a tent
 LINES = RESULTS / "few_labels.jsonl"
 
 
-def prepare(data: Path, cache: Path, size: int, epochs: int) -> None:
-    """Build the vocabulary, encode all texts and learn word vectors, without labels."""
+def prepare(data: Path, cache: Path, size: int, epochs: int, threads: int | None) -> None:
+    """Build the vocabulary, encode all texts and learn vectors of words and of texts, without labels."""
     began = time.perf_counter()
     cache.mkdir(parents=True, exist_ok=True)
     texts = {name: _read(data, name)[0] for name in ("train", "unlabelled", "test")}
@@ -75,6 +78,11 @@ def prepare(data: Path, cache: Path, size: int, epochs: int) -> None:
         vectors = train_word_vectors(every, len(encoder.vocabulary), size, epochs=epochs, progress=progress)
     np.save(cache / "vectors.npy", vectors)
     facts = {"seconds": round(time.perf_counter() - began, 1), "size": size, "epochs": epochs, "texts": len(every)}
+    began = time.perf_counter()
+    with ProgressPrinter() as progress:
+        documents = train_document_vectors(every, epochs=MOST_PASSES, threads=threads, progress=progress)
+    np.save(cache / "documents.npy", documents)
+    facts |= {"document_seconds": round(time.perf_counter() - began, 1), "document_passes": MOST_PASSES}
     (cache / "prepared.json").write_text(json.dumps(facts), encoding="utf-8")
     print(json.dumps(facts))
 
@@ -167,7 +175,11 @@ def _network(
         start = read_start(cache / "language")
         config, texts, given = start.adopt(config), chosen, {"start": start}
     elif options.row != "bilstm":
-        further = Unlabelled(all_texts(ids["train"], ids["unlabelled"]), Budget(seconds))
+        every = all_texts(ids["train"], ids["unlabelled"])
+        documents = np.load(cache / "documents.npy")
+        if options.row == "linear-teacher-without-documents":
+            documents = np.zeros((len(documents), 1), dtype=np.float32)  # which say nothing
+        further = Unlabelled(every, Budget(seconds), (documents[rows], documents))
         given = {"encoder": encoder, "unlabelled": further, "vectors": vectors}
     else:
         given = {"encoder": encoder}
@@ -259,7 +271,7 @@ def main() -> None:
     ):
         parser.error("--data and --cache are needed, and --prepare or --row and --labels")
     if options.prepare:
-        prepare(options.data, options.cache, options.size, options.epochs)
+        prepare(options.data, options.cache, options.size, options.epochs, options.threads)
         return
     line = measure(options)
     append_line(options.results, line)

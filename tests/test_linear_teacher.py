@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from bilstm.data.ragged import Ragged
 from bilstm.tasks.phase_teaching import runtime_linear, teacher_texts_within
 from bilstm.training import linear_teacher
-from bilstm.training.linear_teacher import ask_linear_teacher, document_vectors, ngram_features, pseudo_labels
+from bilstm.training.linear_teacher import ask_linear_teacher, ngram_features, pseudo_labels, short_descriptions
 from bilstm.training.word_vectors import train_word_vectors
 
 SIGNS = 12  # words that speak for one class
@@ -47,13 +47,13 @@ def test_pairs_do_not_reach_into_the_next_text():
     assert seen == {3: 4}  # two words and one pair each
 
 
-def test_document_vectors_are_the_exact_ones(monkeypatch):
+def test_short_descriptions_are_the_exact_ones(monkeypatch):
     random = np.random.default_rng(0)
     texts = made_texts(np.arange(80) % 2, 2, 0)
     vectors = random.normal(size=(1 + 2 * SIGNS + OTHERS, 5)).astype(np.float32)
     monkeypatch.setattr(linear_teacher, "LATENT_SIZE", 3)
     monkeypatch.setattr(linear_teacher, "POWER_STEPS", 30)
-    means, places = document_vectors(texts, vectors)
+    means, places = short_descriptions(texts, vectors)
     counts = np.stack([np.bincount(texts[row], minlength=len(vectors)) for row in range(len(texts))]).astype(float)
     weights = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0)
     expected = (weights / np.linalg.norm(weights, axis=1, keepdims=True)) @ vectors
@@ -135,3 +135,39 @@ def test_a_teacher_reads_what_the_time_allows():
     assert teacher_texts_within(3600.0, lengths) == 1000
     assert 0 < teacher_texts_within(1.0, lengths) < 1000
     assert teacher_texts_within(0.0, lengths) == 0
+
+
+def test_document_vectors_and_ngrams_teach_each_other():
+    """Noisy document vectors: better than n-grams of a few labels, worse than both together."""
+    labelled, rest = 20, 1500
+    targets = np.arange(labelled + rest) % 2
+    texts = made_texts(targets, 2, 1)
+    random = np.random.default_rng(5)
+    documents = random.normal(size=(len(texts), 6))
+    documents[:, 0] += np.where(targets == 1, 1.2, -1.2)
+    documents /= np.linalg.norm(documents, axis=1, keepdims=True)
+    vectors = random.normal(size=(1 + 2 * SIGNS + OTHERS, 4)).astype(np.float32)  # say nothing
+
+    def right(margins: np.ndarray) -> float:
+        return float(((margins > 0) == targets)[labelled:].mean())
+
+    alone = right(linear_teacher.document_margins(documents, targets[:labelled], 2)[:, 0])
+    ngrams = right(linear_teacher.ngram_margins(texts, targets[:labelled], 2)[:, 0])
+    answers = ask_linear_teacher(texts, targets[:labelled], 2, vectors, documents=documents).answers
+    without = ask_linear_teacher(texts, targets[:labelled], 2, vectors).answers
+    together = right(answers[:, 1] - 0.5)
+    assert together > max(alone, ngrams) + 0.03
+    assert together > right(without[:, 1] - 0.5)
+
+
+def test_dense_ridge_solves_the_normal_equations():
+    random = np.random.default_rng(0)
+    view, rows, columns = random.normal(size=(40, 3)), np.arange(0, 40, 2), random.normal(size=(20, 2))
+    weights = 1.0 + np.arange(20) % 3
+    found = linear_teacher._dense_ridge(view, rows, columns, weights)
+    # the same as least squares over rows multiplied by the root of their weight, with the ridge as further rows
+    full = np.concatenate([view, np.ones((40, 1))], axis=1)
+    root = np.sqrt(weights)[:, None]
+    stacked = np.concatenate([root * full[rows], np.sqrt(linear_teacher.RIDGE) * np.eye(4)])
+    exact = np.linalg.lstsq(stacked, np.concatenate([root * columns, np.zeros((4, 2))]), rcond=None)[0]
+    np.testing.assert_allclose(found, full @ exact, atol=1e-8)

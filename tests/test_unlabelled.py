@@ -8,21 +8,23 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from scipy.special import expit, rel_entr, softmax
 from torch import nn
 
 from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
 from bilstm.errors import DataError, OutputError, UsageError
-from bilstm.tasks import text_phases
+from bilstm.tasks import joined_teaching, phase_documents, text_phases, text_teaching
 from bilstm.tasks.phase_losses import MixedLoss
 from bilstm.tasks.phase_results import is_kept
 from bilstm.tasks.text_classification import Config, words_of
+from bilstm.tasks.text_network import Part
 from bilstm.tasks.text_training import Unlabelled, fit
 from bilstm.training import events, linear_teacher
 from bilstm.training.budget import Budget, clock_text, parse_budget, steps_within
 from bilstm.training.loop import DevScore
-from bilstm.training.objectives import binary_cross_entropy, cross_entropy, perturbation
+from bilstm.training.objectives import binary_cross_entropy, cross_entropy, perturbation, soft_cross_entropy
 from bilstm.training.self_training import choose_pseudo_labels
 from bilstm.training.unlabelled import MixedBatches
 from bilstm.training.virtual_adversarial import divergence, mixed_terms, prediction_entropy, standardize_embedding
@@ -288,7 +290,7 @@ def trained(unlabelled: list[str], rows: int = 120, **given):
         targets,
         BINARY,
         given.get("config", SMALL),
-        baseline=False,
+        baseline=given.get("baseline", False),
         unlabelled=further,
         progress=listen,
         **options,
@@ -301,8 +303,10 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(text_phases, "FEWEST_STEPS", 50)
     monkeypatch.setattr(text_phases, "MIXED_PASSES", 5)
     monkeypatch.setattr(text_phases, "MIXED_RATE", 0.02)
-    monkeypatch.setattr(text_phases, "SELF_STEPS", 100)
-    monkeypatch.setattr(text_phases, "TEACHER_STEPS", 100)
+    monkeypatch.setattr(text_teaching, "SELF_STEPS", 100)
+    monkeypatch.setattr(text_teaching, "TEACHER_STEPS", 100)
+    monkeypatch.setattr(phase_documents, "FEWEST_TEXTS", 200)
+    monkeypatch.setattr(phase_documents, "MOST_PASSES", 4)
 
 
 WITHOUT_TEACHER = dataclasses.replace(SMALL, phases=("mixed", "self-training"))
@@ -317,6 +321,79 @@ def test_the_linear_teacher_comes_first_and_nothing_after_it_if_it_is_kept():
     assert (rest == []) == taught.is_kept
 
 
+def test_with_many_labels_the_models_teach_together(monkeypatch):
+    monkeypatch.setattr(text_phases, "FEW_LABELS", 0)
+    monkeypatch.setattr(text_teaching, "JOINED_PASSES", 200)
+    outcome, told = trained(texts_of(np.arange(300) % 2, 1))
+    assert [phase.name for phase in outcome.phases] == ["labelled texts", "joined teacher", "mixed objective"]
+    said = [note for note in told if note.startswith("joined teacher: network, n-grams and document vectors: ")]
+    before, after = (float(word) for word in said[0].split("log loss ")[1].rstrip(".").split(" -> "))
+    assert after <= before
+    assert any(note.startswith(f"Document vectors: {phase_documents.MOST_PASSES} passes over") for note in told)
+    # with the linear baseline at hand, that teaches in place of the n-grams
+    _, told = trained(texts_of(np.arange(300) % 2, 1), baseline=True)
+    assert any(note.startswith("joined teacher: network, linear models and document vectors: ") for note in told)
+
+
+def test_joined_answers_are_the_stacked_models(monkeypatch):
+    random = np.random.default_rng(0)
+    dev = np.arange(300) % 3
+    truth = np.arange(200) % 3
+
+    def logits(targets: np.ndarray, noise: float) -> np.ndarray:
+        return (np.eye(3)[targets] + noise * random.normal(size=(len(targets), 3)))[..., None]
+
+    network, linear = (joined_teaching.TeacherMargins(logits(dev, noise), logits(truth, noise)) for noise in (0.8, 0.6))
+    train, texts = Part(Ragged.of([[1]] * 3), np.arange(3)), Ragged.of([[1]] * 200)
+    part = Part(Ragged.of([[1]] * 300), dev)
+    answers, said = joined_teaching.joined_answers(train, part, texts, 3, network, linear, None)
+    stacked = np.concatenate([network.dev, linear.dev], axis=2)  # (rows, classes, models): one weight a model
+
+    def loss(weights: np.ndarray) -> float:
+        own = stacked @ weights
+        return float(np.mean(np.log(np.exp(own).sum(axis=1)) - own[np.arange(300), dev]))
+
+    best = minimize(loss, np.ones(2), tol=1e-10)
+    own = np.concatenate([network.unlabelled, linear.unlabelled], axis=2) @ best.x
+    expected = np.exp(own) / np.exp(own).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
+    assert said.endswith(f"-> {best.fun:.4f}")
+
+
+def test_soft_cross_entropy_by_its_formula():
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=random, dtype=torch.float64)
+    wanted = torch.softmax(torch.randn(5, 3, generator=random, dtype=torch.float64), dim=1)
+    by_hand = np.mean(
+        [-sum(p * (z - np.log(np.exp(row).sum())) for p, z in zip(own, row, strict=True))
+         for own, row in zip(wanted.numpy(), logits.numpy(), strict=True)]
+    )  # fmt: skip
+    assert float(soft_cross_entropy(logits, wanted)) == pytest.approx(by_hand)
+    targets = torch.tensor([0, 1, 1])
+    one = logits[:3, :1]
+    hard = torch.nn.functional.one_hot(targets, 2).double()
+    assert float(soft_cross_entropy(one, hard)) == pytest.approx(float(binary_cross_entropy(one, targets)))
+
+
+def test_document_vectors_that_were_given_are_read(monkeypatch):
+    """Vectors that name the class of a text make a teacher that is right about every text."""
+    monkeypatch.setattr(text_phases, "FEW_LABELS", 0)
+    targets, more = np.arange(120) % 2, np.arange(300) % 2
+    documents = tuple(np.eye(2, dtype=np.float32)[own] for own in (targets, more))
+    asked = []
+    real = text_teaching.joined_answers
+
+    def seen(*given):
+        answers, said = real(*given)
+        asked.append(answers)
+        return answers, said
+
+    monkeypatch.setattr(text_teaching, "joined_answers", seen)
+    further = Unlabelled(texts_of(more, 1), Budget(None), documents)
+    fit(texts_of(targets, 0), targets, BINARY, SMALL, baseline=False, unlabelled=further)
+    assert (asked[0].argmax(axis=1) == more).all()
+
+
 def test_a_linear_teacher_that_misleads_is_turned_off(monkeypatch):
     ask = linear_teacher.ask_linear_teacher
 
@@ -325,6 +402,7 @@ def test_a_linear_teacher_that_misleads_is_turned_off(monkeypatch):
         return dataclasses.replace(said, answers=said.answers[:, ::-1])
 
     monkeypatch.setattr(linear_teacher, "ask_linear_teacher", mislead)
+    monkeypatch.setattr(phase_documents, "FEWEST_TEXTS", 10_000)
     valid = (texts_of(np.arange(200) % 2, 5), np.arange(200) % 2)
     outcome, told = trained(texts_of(np.arange(300) % 2, 1), valid=valid)
     assert [phase.name for phase in outcome.phases][1:3] == ["linear teacher", "mixed objective"]
@@ -374,14 +452,24 @@ class Cut(Exception):
 
 
 @pytest.mark.parametrize(
-    "place", [("labelled texts", 2), ("linear teacher", 1), ("mixed objective", 2), ("self-training 1", 1)]
+    "place",
+    [
+        ("labelled texts", 2),
+        ("linear teacher", 1),
+        ("joined teacher", 1),
+        ("mixed objective", 2),
+        ("self-training 1", 1),
+    ],
 )
-def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path, place):
+def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path, place, monkeypatch):
     unlabelled = texts_of(np.arange(200) % 2, 1)
     name, epoch = place
-    config = SMALL if name == "linear teacher" else WITHOUT_TEACHER
+    config = SMALL if name.endswith("teacher") else WITHOUT_TEACHER
+    if name == "joined teacher":
+        monkeypatch.setattr(text_phases, "FEW_LABELS", 0)
+        monkeypatch.setattr(text_teaching, "JOINED_PASSES", 200)
     whole, _ = trained(unlabelled, config=config)
-    at = {"labelled texts": 0, "linear teacher": 1, "mixed objective": 1, "self-training 1": 2}[name]
+    at = {"labelled texts": 0, "mixed objective": 1, "self-training 1": 2}.get(name, 1)
     ended = []
 
     def cut(event: object) -> None:

@@ -56,15 +56,18 @@ class TaughtLoss:
     ----------
     objective : Objective
     taught : Part
+        Its targets are classes, or probabilities (rows, classes).
     loss : callable, optional
-        Mean loss of logits and targets of taught rows; by default that of the labelled ones.
+        Mean loss of logits and targets of taught rows; by default that of the labelled ones, or of probabilities.
     """
 
     def __init__(self, objective: Objective, taught: Part, loss: Callable[[Any, Any], Any] | None = None):
         import torch
 
+        from bilstm.training.objectives import soft_cross_entropy
+
         self._objective, self._taught, self._targets = objective, taught, torch.tensor(taught.targets)
-        self._loss = loss or objective.loss
+        self._loss = loss or (objective.loss if taught.targets.ndim == 1 else soft_cross_entropy)
 
     def __call__(self, batch: Any) -> Any:
         """Return the loss of a `MixedBatch` and the accuracy of its labelled rows."""

@@ -17,6 +17,7 @@ import numpy as np
 from bilstm.data.ngrams import NgramIndex
 from bilstm.data.ragged import Ragged
 from bilstm.runtime.ngram_linear import LinearHead, NgramLinear
+from bilstm.tasks.phase_documents import Documents
 from bilstm.tasks.text_network import Part
 
 if TYPE_CHECKING:
@@ -56,7 +57,14 @@ class Lesson:
 
 
 def lesson_of(
-    train: Part, texts: Ragged, read: Ragged, classes: int, vectors: np.ndarray, seed: int, stored: Path | None
+    train: Part,
+    texts: Ragged,
+    read: Ragged,
+    classes: int,
+    vectors: np.ndarray,
+    documents: Documents | None,
+    seed: int,
+    stored: Path | None,
 ) -> Lesson:
     """Ask the teacher, or read what it said before a cut.
 
@@ -68,6 +76,8 @@ def lesson_of(
         Unlabelled texts as the teacher reads them, and the same as the network does.
     classes : int
     vectors : ndarray of shape (vocabulary, size)
+    documents : Documents, optional
+        Of the labelled texts and of these.
     seed : int
     stored : Path, optional
         File that the answers are kept in, and read from if it is there.
@@ -80,7 +90,9 @@ def lesson_of(
             model = TaughtNgrams(**{name: kept[name] for name in _ARRAYS})
             return Lesson(Part(read.select(kept["rows"]), kept["targets"]), model)
     targets = train.targets.astype(np.int64)
-    said = ask_linear_teacher(joined_rows(train.ids, texts), targets, classes, vectors, seed=seed)
+    own = None if documents is None else np.concatenate([documents.train, documents.unlabelled])
+    every = joined_rows(train.ids, texts)
+    said = ask_linear_teacher(every, targets, classes, vectors, documents=own, seed=seed)
     shares = np.bincount(targets, minlength=classes) / len(targets)
     found = pseudo_labels(said.answers[len(targets) :], shares)
     if stored is not None:

@@ -43,6 +43,7 @@ __all__ = ["TASK", "Config", "TextModel", "describe_model", "for_data", "output_
 TASK = "text-classification"
 Texts = Sequence[str] | Ragged  # a Ragged holds word ids, as Keras' files do
 
+PHASES = ("linear-teacher", "joined-teacher", "mixed", "self-training")
 BATCH_ROWS, BATCH_STEPS = 256, 32_768  # of prediction: enough to keep the cores busy, little memory
 
 
@@ -160,9 +161,9 @@ class Config(TrainConfig):
         maximum=MOST_MEMBERS,
     )
     phases: tuple[str, ...] = settings.field(
-        ("linear-teacher", "mixed", "self-training"),
-        help="What is learned from unlabelled texts beside word vectors: linear-teacher, mixed, self-training, joined "
-        "by commas, or none.",
+        PHASES,
+        help="What is learned from unlabelled texts beside word vectors, joined by commas: linear-teacher and "
+        "self-training (few labels), joined-teacher (many), mixed; or none.",
     )
     join_linear: bool = settings.field(
         True, help="Add the linear n-gram model to the network's logits where the development part gains by it."
@@ -174,10 +175,8 @@ class Config(TrainConfig):
         for kind in self.pooling:
             if kind not in known:
                 raise UsageError(f"pooling must be of {', '.join(known)}, got {kind!r}.")
-        if self.phases != ("none",) and not set(self.phases) <= {"linear-teacher", "mixed", "self-training"}:
-            raise UsageError(
-                f"phases must be of linear-teacher, mixed, self-training, or none, got {','.join(self.phases)!r}."
-            )
+        if self.phases != ("none",) and not set(self.phases) <= set(PHASES):
+            raise UsageError(f"phases must be of {', '.join(PHASES)}, or none, got {','.join(self.phases)!r}.")
         if not self.pooling or len(set(self.pooling)) < len(self.pooling):
             raise UsageError(f"pooling must name one kind at least and each once, got {','.join(self.pooling)!r}.")
 

@@ -1,4 +1,4 @@
-"""A text classifier that learns from unlabelled texts too: word vectors, labels, mixed objective, self-training.
+"""A text classifier that learns from unlabelled texts too: word vectors, labels, teachers, mixed objective.
 
 Each phase begins with the best weights so far and has a time of its own out of the budget. What it gives is kept only
 if the development part does not speak against it. Each phase has a checkpoint of its own and what was planned is
@@ -24,9 +24,10 @@ from bilstm.data.ragged import Ragged
 from bilstm.data.vocabulary import IdEncoder, TextEncoder
 from bilstm.description import Layer
 from bilstm.errors import OutputError
-from bilstm.metrics import apply_temperature, fit_temperature
 from bilstm.strict_json import read_strict_json
-from bilstm.tasks.phase_losses import MixedLoss, TaughtLoss
+from bilstm.tasks.joined_teaching import TeacherMargins
+from bilstm.tasks.phase_documents import Documents
+from bilstm.tasks.phase_losses import MixedLoss
 from bilstm.tasks.phase_results import (
     FEW_DEV_ROWS,
     PhaseRecord,
@@ -36,10 +37,18 @@ from bilstm.tasks.phase_results import (
     looks_of,
     phase_config,
 )
-from bilstm.tasks.phase_teaching import Lesson, lesson_of, teacher_texts_within
+from bilstm.tasks.phase_teaching import Lesson
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import Config
 from bilstm.tasks.text_network import Objective, Part, begin_network, embedding_index, new_network
+from bilstm.tasks.text_teaching import (
+    LEAST_WORDS,
+    SELF_SHARES,
+    SPARE_SECONDS,
+    follow_joined_teacher,
+    follow_linear_teacher,
+    teach_itself,
+)
 
 if TYPE_CHECKING:
     from bilstm.tasks.starting_weights import StartingWeights
@@ -57,13 +66,10 @@ FEW_LABELS = 2_500  # with more, self-training adds little to the mixed objectiv
 NORM = 1.5  # of the adversarial change where the settings name none
 MIXED_RATE, MIXED_BETAS = 0.001, (0.0, 0.98)  # of Sachan et al. 2019
 VECTOR_SHARE, LABELLED_SHARE, SELF_SHARE = 0.2, 0.15, 0.25  # of the time that is left when the phase begins
-FEWEST_STEPS, LEAST_WORDS = 1_500, 3_000  # smaller batches where a budget gives fewer steps
+FEWEST_STEPS = 1_500  # smaller batches where a budget gives fewer
 MIXED_PASSES = 50  # over the labelled texts at most, as published
-LEAST_TAUGHT = 20  # texts that a round of self-training needs
-CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the texts taken in each round
-SELF_TEXTS, SELF_STEPS = 20_000, 1_500
-TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
-SPARE_SECONDS, OVERRUN = 10.0, 1.1
+LEAST_MIXED_SECONDS = 60.0  # after a teacher
+OVERRUN = 1.1
 
 
 @dataclass
@@ -86,6 +92,10 @@ class UnlabelledTraining:
         As in `text_network.train_network`.
     vectors : ndarray of shape (vocabulary, embedding_size), optional
         Word vectors that were learned before.
+    documents : Documents, optional
+        Document vectors that were learned before, of all unlabelled texts.
+    linear : callable, optional
+        Returns what linear models that learned from the training part say of the other texts.
     """
 
     train: Part
@@ -101,6 +111,8 @@ class UnlabelledTraining:
     tell: Listener
     clock: Clock
     vectors: np.ndarray | None = None
+    documents: Documents | None = None
+    linear: Callable[[], TeacherMargins] | None = None
     net: Any = None
     records: list[PhaseRecord] = field(default_factory=list)
     lesson: Lesson | None = None  # of the linear teacher, also where the network gained nothing by it
@@ -112,8 +124,9 @@ class UnlabelledTraining:
         from bilstm.training.unlabelled import shortened
 
         self._open_checkpoint()
-        self._whole = self.unlabelled.select(np.flatnonzero(self.unlabelled.lengths))
-        self.unlabelled = shortened(self._whole, UNLABELLED_WORDS)
+        self.filled = np.flatnonzero(self.unlabelled.lengths)
+        self.whole = self.unlabelled.select(self.filled)
+        self.unlabelled = shortened(self.whole, UNLABELLED_WORDS)
         counts = np.bincount(np.concatenate([self.train.ids.values, self.unlabelled.values]))
         self.net, layers = new_network(self.encoder, self.labels, self.config)
         table = f"layers.{embedding_index(layers)}.weight"
@@ -125,18 +138,25 @@ class UnlabelledTraining:
         wanted = self.config.phases
         has_few = len(self.train.targets) <= FEW_LABELS
         is_taught = False
-        if "linear-teacher" in wanted and has_few and first.best_epoch and not self._is_ended(first):
+        if not first.best_epoch or self._is_ended(first):
+            wanted = ()
+        if "linear-teacher" in wanted and has_few:
             is_trusted = len(self.dev.targets) < FEW_DEV_ROWS
-            results.append(self._phase("linear teacher", self._follow_teacher, is_trusted=is_trusted))
+            results.append(self._phase("linear teacher", lambda: follow_linear_teacher(self), is_trusted=is_trusted))
             is_taught = results[-1] is not None and self.records[-1].is_kept
-        wanted = () if is_taught or self._is_ended(results[-1]) else wanted
-        if "mixed" in wanted and first.best_epoch and not self._is_ended(first):
+        if "joined-teacher" in wanted and not has_few:
+            results.append(self._phase("joined teacher", lambda: follow_joined_teacher(self)))
+        if is_taught or self._is_ended(results[-1]):
+            wanted = ()
+        if "mixed" in wanted and (results[-1] is first or self.budget.left() > LEAST_MIXED_SECONDS):
             results.append(self._phase("mixed objective", self._mixed))
         if "self-training" in wanted and has_few:
             for number, share in enumerate(SELF_SHARES, 1):
                 if self._is_ended(results[-1]) or self.budget.left() < SPARE_SECONDS:
                     break
-                results.append(self._phase(f"self-training {number}", lambda n=number, s=share: self._teach(n, s)))
+                results.append(
+                    self._phase(f"self-training {number}", lambda n=number, s=share: teach_itself(self, n, s))
+                )
         self.tell(events.Note(f"Budget: {self.budget.line()}."))
         return layers, weights_of(self.net), joined_results(results, self.records)
 
@@ -160,7 +180,7 @@ class UnlabelledTraining:
             self._plan = read_strict_json((folder / PLAN).read_bytes(), str(folder / PLAN))
         folder.mkdir(parents=True, exist_ok=True)
 
-    def _planned(self, name: str, choose: Callable[[], Any]) -> Any:
+    def planned(self, name: str, choose: Callable[[], Any]) -> Any:
         """Return what was planned for a phase; choose and store it first if nothing was."""
         if name not in self._plan:
             self._plan[name] = choose()
@@ -192,7 +212,7 @@ class UnlabelledTraining:
         """Fill the word vectors, from another model or learned from all texts, and bring them to one scale."""
         begin_network(self.net, self.encoder, self.config, self.start, self.tell, self._learned_vectors)
         self._standardize()
-        self._initial = {name: value.clone() for name, value in self.net.state_dict().items()}
+        self.initial = {name: value.clone() for name, value in self.net.state_dict().items()}
 
     def _standardize(self) -> None:
         """Bring the word vectors to one scale; those of another model keep theirs, which its layers have learned."""
@@ -242,7 +262,7 @@ class UnlabelledTraining:
                 "texts": int(min(len(every), max(words / (epochs * len(every.values)), 0) * len(every))),
             }
 
-        plan = self._planned("vectors", choose)
+        plan = self.planned("vectors", choose)
         rows = np.sort(np.random.default_rng(config.seed).permutation(len(every))[: max(plan["texts"], 1)])
         self.tell(events.Note(f"Word vectors: {plan['epochs']} passes over {len(rows):,} of {len(every):,} texts."))
         with self.clock.phase("word vectors"):
@@ -295,16 +315,16 @@ class UnlabelledTraining:
         def choose() -> int:
             if self.budget.seconds is None:
                 return int(self.config.max_epochs or 1)
-            seconds = self._seconds_a_step(objective.step_loss, batches) * len(batches)
+            seconds = self.seconds_a_step(objective.step_loss, batches) * len(batches)
             share = 0.9 if self.config.phases == ("none",) else LABELLED_SHARE
             return steps_within(share * self.budget.left(), seconds, least=2, most=int(self.config.max_epochs or 1))
 
-        epochs = self._planned("labelled texts", choose)
+        epochs = self.planned("labelled texts", choose)
         decay = decay_for(config, epochs * len(batches))
         config = dataclasses.replace(config, max_epochs=epochs, average_decay=decay)
         started = time.perf_counter()
         with self.clock.phase("training"):
-            result = self._loop("labelled texts", objective.step_loss, objective, deal, config)
+            result = self.loop("labelled texts", objective.step_loss, objective, deal, config)
         score = result.best_score
         self.records.append(PhaseRecord("labelled texts", time.perf_counter() - started, True, None, score))
         return result
@@ -337,124 +357,20 @@ class UnlabelledTraining:
             if self.budget.seconds is None:
                 return looks_of(words, most)
             while True:
-                seconds = self._seconds_a_step(step_loss, deal(words, 8).epoch(1))
+                seconds = self.seconds_a_step(step_loss, deal(words, 8).epoch(1))
                 steps = steps_within(share * (self.budget.left() - SPARE_SECONDS) * 0.95, seconds, least=8, most=most)
                 if steps >= min(FEWEST_STEPS, most) or words < 2 * LEAST_WORDS:
                     return looks_of(words, steps)
                 words //= 2
 
-        plan = self._planned("mixed objective", choose)
+        plan = self.planned("mixed objective", choose)
         step_loss.total = plan["steps"] * plan["looks"]
         config = phase_config(self.config, plan, MIXED_RATE, MIXED_BETAS, self.budget.seconds is None)
-        return self._loop("mixed objective", step_loss, objective, deal(plan["words"], plan["steps"]).epoch, config)
-
-    def _follow_teacher(self) -> TrainResult | None:
-        """Train anew on the labels and on the surer answers of linear models to the unlabelled texts."""
-        from bilstm.training import events
-        from bilstm.training.budget import steps_within
-        from bilstm.training.checkpoint import set_weights
-        from bilstm.training.unlabelled import MixedBatches
-
-        config, classes = self.config, len(self.labels.names)
-        if len(np.unique(self.train.targets)) < classes:
-            self.tell(events.Note("linear teacher: left out, the training part has no row of some class."))
-            return None
-        count = self._planned(
-            "linear teacher texts", lambda: teacher_texts_within(self.budget.left(), self._whole.lengths)
-        )
-        if count < LEAST_TAUGHT:
-            self.tell(events.Note(f"linear teacher: left out, there are texts or time for {count} texts only."))
-            return None
-        rows = np.sort(np.random.default_rng([config.seed, 0]).permutation(len(self._whole))[:count])
-        stored = None if self.checkpoint is None else Path(self.checkpoint) / "linear-teacher.npz"
-        table = self._initial[f"layers.{embedding_index(self.net.description)}.weight"].numpy()
-        texts = (self._whole.select(rows), self.unlabelled.select(rows))
-        self.lesson = lesson_of(self.train, *texts, classes, table, config.seed, stored)
-        chosen = self.lesson.taught
-        said = f"{len(chosen.targets):,} of {len(rows):,} unlabelled texts labelled by linear models"
-        self.tell(events.Note(f"linear teacher: {said}."))
-        if len(chosen.targets) < LEAST_TAUGHT:
-            self.tell(events.Note("linear teacher: left out, that is too few."))
-            return None
-        objective = Objective(self.net, self.train, self.labels, config)
-        smooth = dataclasses.replace(config, label_smoothing=max(config.label_smoothing, TEACHER_DOUBT))
-        step_loss = TaughtLoss(objective, chosen, Objective(self.net, chosen, self.labels, smooth).loss)
-        words = min(config.batch_steps or 2**40, TEACHER_WORDS)
-
-        def deal(steps: int) -> MixedBatches:
-            lengths = (self.train.ids.lengths, chosen.ids.lengths)
-            limits = {"max_rows": config.batch_size, "max_steps": words, "max_labelled_steps": words // 4}
-            return MixedBatches(*lengths, steps=steps, **limits, seed=config.seed)
-
-        def choose() -> dict[str, int]:
-            if self.budget.seconds is None:
-                return looks_of(words, TEACHER_STEPS)
-            seconds = self._seconds_a_step(step_loss, deal(8).epoch(1))
-            left = 0.95 * (self.budget.left() - SPARE_SECONDS)
-            return looks_of(words, steps_within(left, seconds, least=8, most=TEACHER_STEPS))
-
-        plan = self._planned("linear teacher", choose)
-        set_weights(self.net, self._initial)
-        config = phase_config(config, plan, config.learning_rate, config.betas, False)
-        return self._loop("linear teacher", step_loss, objective, deal(plan["steps"]).epoch, config)
-
-    def _teach(self, number: int, share: float) -> TrainResult | None:
-        """Train anew on the labels and on the present model's surest answers."""
-        import torch
-
-        from bilstm.training import events
-        from bilstm.training.budget import steps_within
-        from bilstm.training.checkpoint import set_weights
-        from bilstm.training.self_training import choose_pseudo_labels
-        from bilstm.training.unlabelled import MixedBatches
-
-        objective = Objective(self.net, self.train, self.labels, self.config)
-        rows = np.sort(np.random.default_rng([self.config.seed, number]).permutation(len(self.unlabelled))[:SELF_TEXTS])
-        texts = self.unlabelled.select(rows)
-        shares = np.bincount(self.train.targets.astype(np.int64), minlength=len(self.labels.names))
-        probabilities = self._calibrated(objective, objective.logits(texts))
-        found = choose_pseudo_labels(probabilities, shares / shares.sum(), share=share, threshold=CONFIDENCE)
-        said = f"{len(found.rows):,} of {len(rows):,} texts answered with a probability of {found.least_confidence:.2f}"
-        self.tell(events.Note(f"self-training {number}: {said} or more."))
-        if len(found.rows) < LEAST_TAUGHT:
-            self.tell(events.Note(f"self-training {number}: left out, that is too few."))
-            return None
-        chosen = Part(texts.select(found.rows), found.targets)
-        step_loss = TaughtLoss(objective, chosen)
-        words = min(self.config.batch_steps or 2**40, 2 * LEAST_WORDS)
-
-        def deal(steps: int) -> MixedBatches:
-            lengths = (self.train.ids.lengths, chosen.ids.lengths)
-            limits = {"max_rows": self.config.batch_size, "max_steps": words}
-            return MixedBatches(*lengths, steps=steps, **limits, seed=self.config.seed + number)
-
-        def choose() -> dict[str, int]:
-            if self.budget.seconds is None:
-                return looks_of(words, SELF_STEPS)
-            seconds = self._seconds_a_step(step_loss, deal(8).epoch(1))
-            left = (self.budget.left() - SPARE_SECONDS) / (len(SELF_SHARES) + 1 - number)
-            return looks_of(words, steps_within(left * 0.9, seconds, least=8, most=SELF_STEPS))
-
-        plan = self._planned(f"self-training {number}", choose)
-        set_weights(self.net, self._initial)
-        torch.manual_seed(self.config.seed)
-        config = phase_config(self.config, plan, self.config.learning_rate, self.config.betas, False)
-        return self._loop(f"self-training {number}", step_loss, objective, deal(plan["steps"]).epoch, config)
-
-    def _calibrated(self, objective: Objective, logits: np.ndarray) -> np.ndarray:
-        """Return class probabilities, (rows, classes), at the temperature of the development part if it is not tiny."""
-        temperature = 1.0
-        if len(self.dev.targets) >= FEW_DEV_ROWS:
-            dev = objective.logits(self.dev.ids)
-            temperature = fit_temperature(dev[:, 0] if dev.shape[1] == 1 else dev, self.dev.targets).value
-        if logits.shape[1] == 1:
-            positive = apply_temperature(logits[:, 0], temperature)
-            return np.stack([1.0 - positive, positive], axis=1)
-        return apply_temperature(logits, temperature)
+        return self.loop("mixed objective", step_loss, objective, deal(plan["words"], plan["steps"]).epoch, config)
 
     # ---- parts of phases ---------------------------------------------------------------------------------------
 
-    def _loop(
+    def loop(
         self,
         name: str,
         step_loss: Callable[[Any], Any],
@@ -462,6 +378,7 @@ class UnlabelledTraining:
         deal: Callable[[int], Sequence],
         config: Any,
     ) -> TrainResult:
+        """Train the network in one phase, which `name` names in the checkpoint."""
         from bilstm.training.loop import train
 
         is_first = name == "labelled texts"  # it gives a model, however small the budget
@@ -481,7 +398,7 @@ class UnlabelledTraining:
             data_fingerprint=self._fingerprint(),
         )
 
-    def _seconds_a_step(self, step_loss: Callable[[Any], Any], batches: Sequence) -> float:
+    def seconds_a_step(self, step_loss: Callable[[Any], Any], batches: Sequence) -> float:
         """Time a few batches, spread over the epoch, without training on them."""
         chosen = [batches[place] for place in np.linspace(0, len(batches) - 1, 5).astype(int)]
         self.net.train()

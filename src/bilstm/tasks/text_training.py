@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from bilstm.errors import DataError, UsageError
 from bilstm.evaluation.joining import fit_joining
 from bilstm.metrics import Temperature, fit_temperature
 from bilstm.runtime.model import Model as RuntimeModel
+from bilstm.tasks.joined_teaching import TeacherMargins
+from bilstm.tasks.phase_documents import Documents
 from bilstm.tasks.phase_results import PhaseRecord
 from bilstm.tasks.phase_teaching import Lesson
 from bilstm.tasks.phases import Clock, begin_training
@@ -117,10 +120,13 @@ class Unlabelled:
         Of the kind of the labelled ones.
     budget : Budget
         Its time runs from when it was made.
+    documents : two ndarrays (labelled texts, size) and (unlabelled texts, size), optional
+        Document vectors, rows of norm 1, that were learned before.
     """
 
     texts: Texts
     budget: Budget
+    documents: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def fit(
@@ -216,6 +222,11 @@ def fit(
         tell(events.Note("Labels are no classes: from the unlabelled texts come word vectors alone."))
     budget = None if unlabelled is None else unlabelled.budget
     trainer = _Trainer(train_part, dev_part, encoder, labels, start, further, budget, tell, clock)
+    if unlabelled is not None and unlabelled.documents is not None and valid is None:
+        own, others = unlabelled.documents
+        trainer.documents = Documents(own[train_rows], own[dev_rows], others)
+    if unlabelled is not None and linear is not None and "joined-teacher" in config.phases:
+        trainer.linear = lambda: _teacher_margins(linear, dev_texts, unlabelled.texts)
     trainer.shared = SharedVectors(checkpoint, config.members > 1, vectors)
     members = train_members(trainer.train_one, config, checkpoint, resume, tell)
     layers, weights = joined_layers(members)
@@ -279,6 +290,8 @@ class _Trainer:
     clock: Clock
     shared: SharedVectors = field(default_factory=lambda: SharedVectors(None, False))
     lesson: Lesson | None = None  # of the first member that had one
+    documents: Documents | None = None
+    linear: Callable[[], TeacherMargins] | None = None
 
     def train_one(self, config: Config, checkpoint: str | None, resume: bool, left: int) -> Member:
         """Train a network; `left` networks share what is left of the budget."""
@@ -302,11 +315,19 @@ class _Trainer:
             tell=self.tell,
             clock=self.clock,
             vectors=self.shared.vectors,
+            documents=self.documents,
+            linear=self.linear,
         )
         layers, weights, result = training.run()
         self.shared.vectors = training.vectors
         self.lesson = self.lesson or training.lesson
         return Member(config.seed, layers, weights, result, training.records)
+
+
+def _teacher_margins(linear: LinearBaseline, dev_texts: Texts, texts: Texts) -> TeacherMargins:
+    """Return what the linear models say of the development texts and of the unlabelled ones."""
+    found = linear.to_runtime()
+    return TeacherMargins(found.margins(words_of(dev_texts)), found.margins(words_of(texts)))
 
 
 def _calibrate(model: TextModel, logits: np.ndarray, targets: np.ndarray) -> Temperature:

@@ -3,12 +3,14 @@
 Place in the way of the data: ids of labelled and unlabelled texts, word vectors -> an answer to every text and how sure
 it is -> labels for the network. Two steps:
 
-1. Two short descriptions of each text need no labels: the mean of its word vectors, and its place in a latent space of
-   a few dimensions ([1]_, by the randomised decomposition of [2]_). A logistic regression reads each, and their sum
-   answers. So few numbers are learned from the labels that a hundred of them say much.
-2. The surer part of the answers become labels of a ridge regression over one- and two-word n-grams ([3]_; [4]_ for two
-   descriptions that teach each other), whose answers become the labels of the next, a few times over. N-grams say more
-   than means do, but only to a model that has seen thousands of texts.
+1. Short descriptions of each text need no labels: its document vector (`document_vectors.py`) where there is one, the
+   mean of its word vectors, and its place in a latent space of a few dimensions ([1]_, by the randomised decomposition
+   of [2]_). A logistic regression reads each, and their sum answers. So few numbers are learned from the labels that a
+   hundred of them say much.
+2. The surer part of the answers become labels of a ridge regression over one- and two-word n-grams ([3]_), and of one
+   over the document vectors; the sum of both answers the texts anew, a few times over ([4]_: two descriptions that
+   teach each other). N-grams say more than the short descriptions do, but only to a model that has seen thousands of
+   texts.
 
 Imports numpy; scipy and scikit-learn inside the functions.
 
@@ -36,17 +38,21 @@ __all__ = [
     "TaughtNgrams",
     "Teaching",
     "ask_linear_teacher",
-    "document_vectors",
+    "document_margins",
     "ngram_features",
+    "ngram_margins",
     "pseudo_labels",
+    "short_descriptions",
 ]
 
 LATENT_SIZE = 20
 POWER_STEPS = 4  # of [2]
 VIEW_STRENGTHS = (1.0, 1.0)  # C of the logistic regressions: mean word vectors, latent space
 MEAN_NORM = 3.0  # of a text's standardised mean of word vectors, about
+DOCUMENT_STRENGTH, MANY_LABELS_STRENGTH = 1.0, 10.0  # C of those over document vectors, with few labels and with many
+DOCUMENT_WEIGHT = 2.0  # of their answers beside the two others'
 TAUGHT_SHARE = 0.7  # of all texts, those answered most surely
-ROUNDS = 3
+ROUNDS, DOCUMENT_ROUNDS = 3, 4  # without and with document vectors
 RIDGE = 1.0
 SOLVER_STEPS = 20  # of conjugate gradients; ending early keeps rare n-grams small, as a larger ridge would
 LABELLED_WEIGHT = 1_000.0  # of all labelled texts together, at least: that of as many taught ones
@@ -103,7 +109,13 @@ class NgramFeatures:
 
 
 def ask_linear_teacher(
-    texts: Ragged, targets: np.ndarray, classes: int, vectors: np.ndarray, *, seed: int = 0
+    texts: Ragged,
+    targets: np.ndarray,
+    classes: int,
+    vectors: np.ndarray,
+    *,
+    documents: np.ndarray | None = None,
+    seed: int = 0,
 ) -> Teaching:
     """Answer all texts after learning from the first ones' labels and from the others as they are.
 
@@ -117,6 +129,8 @@ def ask_linear_teacher(
         At least 2.
     vectors : ndarray of shape (vocabulary, size), float
         Word vectors that were learned without labels.
+    documents : ndarray of shape (texts, size), float, optional
+        Document vectors of all texts, rows of norm 1.
     seed : int, default=0
         Of the randomised decomposition.
 
@@ -133,22 +147,25 @@ def ask_linear_teacher(
     labelled = len(targets)
     signs = _signs(targets, classes)
     shares = np.bincount(targets, minlength=classes) / labelled
-    views = document_vectors(texts, vectors, seed=seed)
     scores = np.zeros((len(texts), signs.shape[1]))
-    for view, strength in zip(views, VIEW_STRENGTHS, strict=True):
-        own = _logistic(view, signs, strength)
-        scores += own / np.maximum(own[labelled:].std(axis=0), 1e-12)
+    for view, strength in zip(short_descriptions(texts, vectors, seed=seed), VIEW_STRENGTHS, strict=True):
+        scores += _of_one_spread(_logistic(view, signs, strength), labelled)
+    if documents is not None:
+        documents = _centred(documents)
+        scores += DOCUMENT_WEIGHT * _of_one_spread(_logistic(documents, signs, DOCUMENT_STRENGTH), labelled)
     features = ngram_features(texts)
-    weights = np.zeros((signs.shape[1], features.matrix.shape[1]))
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if documents is None else DOCUMENT_ROUNDS):
         found = pseudo_labels(_probabilities(_margins(scores, shares, labelled)[0])[labelled:], shares)
         rows = np.concatenate([np.arange(labelled), labelled + found.rows])
         columns = np.concatenate([signs, _signs(found.targets, classes)])
         importance = np.ones(len(rows))
         importance[:labelled] = max(1.0, LABELLED_WEIGHT / labelled)
         weights = _ridge(features.matrix, rows, columns, importance)
-        scores = features.matrix @ weights.T
-    margins, scale, shift = _margins(scores, shares, labelled)
+        scores = ngram_scores = features.matrix @ weights.T
+        if documents is not None:
+            own = _dense_ridge(documents, rows, columns, importance)
+            scores = _of_one_spread(ngram_scores, labelled) + _of_one_spread(own, labelled)
+    _, scale, shift = _margins(ngram_scores, shares, labelled)
     model = TaughtNgrams(
         features.words,
         features.pairs,
@@ -156,7 +173,22 @@ def ask_linear_teacher(
         (weights / scale).astype(np.float32),
         np.full(len(weights), -shift / scale),
     )
-    return Teaching(_probabilities(margins), model)
+    return Teaching(_probabilities(_margins(scores, shares, labelled)[0]), model)
+
+
+def document_margins(documents: np.ndarray, targets: np.ndarray, classes: int) -> np.ndarray:
+    """Answer all texts by their document vectors (texts, size), after learning from the first ones' many labels.
+
+    Returns margins (texts, 1) of class 1 of two, else (texts, classes), each class against the rest.
+    """
+    return _logistic(_centred(documents), _signs(targets, classes), MANY_LABELS_STRENGTH)
+
+
+def ngram_margins(texts: Ragged, targets: np.ndarray, classes: int) -> np.ndarray:
+    """Answer all texts by their n-grams, after learning from the first ones' labels; see `document_margins`."""
+    signs = _signs(targets, classes)
+    features = ngram_features(texts).matrix
+    return features @ _ridge(features, np.arange(len(signs)), signs, np.ones(len(signs))).T
 
 
 def pseudo_labels(answers: np.ndarray, shares: np.ndarray) -> PseudoLabels:
@@ -164,7 +196,7 @@ def pseudo_labels(answers: np.ndarray, shares: np.ndarray) -> PseudoLabels:
     return choose_pseudo_labels(answers, shares, share=TAUGHT_SHARE, threshold=0.0)
 
 
-def document_vectors(texts: Ragged, vectors: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def short_descriptions(texts: Ragged, vectors: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Describe each text in two short ways that need no labels.
 
     Parameters
@@ -321,6 +353,23 @@ def _ridge(features: Any, rows: np.ndarray, columns: np.ndarray, weights: np.nda
         found, _ = cg(operator, across @ (own * column), rtol=1e-3, maxiter=SOLVER_STEPS)
         solved.append(found)
     return np.stack(solved).astype(np.float64)
+
+
+def _dense_ridge(view: np.ndarray, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Fit weighted least squares with a ridge over a view (texts, size) to rows of it; return answers to all texts."""
+    full = np.concatenate([view, np.ones((len(view), 1), dtype=view.dtype)], axis=1).astype(np.float64)
+    own = full[rows]
+    square = (own * weights[:, None]).T @ own + RIDGE * np.eye(full.shape[1])
+    return full @ np.linalg.solve(square, own.T @ (weights[:, None] * columns))
+
+
+def _centred(documents: np.ndarray) -> np.ndarray:
+    return (documents - documents.mean(axis=0)).astype(np.float32)
+
+
+def _of_one_spread(scores: np.ndarray, labelled: int) -> np.ndarray:
+    """Divide scores (texts, outputs) by their spread over the unlabelled texts."""
+    return scores / np.maximum(scores[labelled:].std(axis=0), 1e-12)
 
 
 def _margins(scores: np.ndarray, shares: np.ndarray, labelled: int) -> tuple[np.ndarray, float, float]:

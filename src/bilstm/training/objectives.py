@@ -25,6 +25,7 @@ __all__ = [
     "multi_label_cross_entropy",
     "normalized_embedding",
     "perturbation",
+    "soft_cross_entropy",
     "with_known_gradient",
 ]
 
@@ -71,6 +72,20 @@ def binary_cross_entropy(
     """
     both = torch.stack([torch.zeros_like(logits.reshape(-1)), logits.reshape(-1)], dim=1)  # (rows, 2)
     return cross_entropy(both, targets, class_weights, label_smoothing)
+
+
+def soft_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """Compute the mean cross entropy between given probabilities and a model's.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (rows, 1) or (rows, classes)
+        One output: of two classes, the logit of class 1.
+    probabilities : Tensor of shape (rows, classes)
+        Each row adds up to 1.
+    """
+    both = torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+    return -(probabilities * torch.log_softmax(both, dim=1)).sum(dim=1).mean()
 
 
 def multi_label_cross_entropy(logits: Tensor, targets: Tensor, label_weights: Tensor | None = None) -> Tensor:

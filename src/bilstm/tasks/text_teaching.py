@@ -1,0 +1,218 @@
+"""Phases of a text classifier in which something teaches the network what the unlabelled texts may be.
+
+A linear teacher where labels are few, several models together where there are many, or the network itself. Each
+function is a phase of `text_phases.UnlabelledTraining`: it trains the network of that training anew, within what is
+left of its budget, and returns how it went, or None where it was left out. Imports torch only inside the functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bilstm.metrics import apply_temperature, fit_temperature
+from bilstm.tasks.joined_teaching import TeacherMargins, joined_answers
+from bilstm.tasks.phase_documents import Documents, learn_documents
+from bilstm.tasks.phase_losses import TaughtLoss
+from bilstm.tasks.phase_results import FEW_DEV_ROWS, looks_of, phase_config
+from bilstm.tasks.phase_teaching import lesson_of, teacher_texts_within
+from bilstm.tasks.text_network import Objective, Part, embedding_index
+
+if TYPE_CHECKING:
+    from bilstm.tasks.text_phases import UnlabelledTraining
+    from bilstm.training.loop import TrainResult
+
+__all__ = [
+    "LEAST_WORDS",
+    "SELF_SHARES",
+    "SPARE_SECONDS",
+    "follow_joined_teacher",
+    "follow_linear_teacher",
+    "teach_itself",
+]
+
+LEAST_TAUGHT = 20  # texts that a phase needs
+LEAST_WORDS = 3_000  # of a step
+CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the texts taken in each round
+SELF_TEXTS, SELF_STEPS = 20_000, 1_500
+TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
+JOINED_PASSES = 10  # over the texts that a joined teacher answered, at most
+SPARE_SECONDS = 10.0
+
+
+def follow_linear_teacher(training: UnlabelledTraining) -> TrainResult | None:
+    """Train anew on the labels and on the surer answers of linear models to the unlabelled texts."""
+    from bilstm.training import events
+
+    config, classes = training.config, len(training.labels.names)
+    if len(np.unique(training.train.targets)) < classes:
+        training.tell(events.Note("linear teacher: left out, the training part has no row of some class."))
+        return None
+    rows = _teacher_rows(training)
+    if len(rows) < LEAST_TAUGHT:
+        training.tell(events.Note(f"linear teacher: left out, there are texts or time for {len(rows)} texts only."))
+        return None
+    documents = _documents(training, rows)
+    table = training.initial[f"layers.{embedding_index(training.net.description)}.weight"].numpy()
+    texts = (training.whole.select(rows), training.unlabelled.select(rows))
+    stored = _file(training, "linear-teacher.npz")
+    training.lesson = lesson_of(training.train, *texts, classes, table, documents, config.seed, stored)
+    chosen = training.lesson.taught
+    said = f"{len(chosen.targets):,} of {len(rows):,} unlabelled texts labelled by linear models"
+    training.tell(events.Note(f"linear teacher: {said}."))
+    if len(chosen.targets) < LEAST_TAUGHT:
+        training.tell(events.Note("linear teacher: left out, that is too few."))
+        return None
+    objective = Objective(training.net, training.train, training.labels, config)
+    smooth = dataclasses.replace(config, label_smoothing=max(config.label_smoothing, TEACHER_DOUBT))
+    loss = TaughtLoss(objective, chosen, Objective(training.net, chosen, training.labels, smooth).loss)
+    return _learn(training, "linear teacher", objective, chosen, loss, TEACHER_STEPS)
+
+
+def follow_joined_teacher(training: UnlabelledTraining) -> TrainResult | None:
+    """Train anew on the labels and on what the network, linear models and document vectors say of all other texts."""
+    from bilstm.training import events
+
+    classes = len(training.labels.names)
+    rows = _teacher_rows(training)
+    if len(np.unique(training.train.targets)) < classes or len(rows) < LEAST_TAUGHT:
+        training.tell(events.Note("joined teacher: left out, there is a class without a row, or no time for texts."))
+        return None
+    stored = _file(training, "joined-teacher.npy")
+    if stored is not None and stored.exists():
+        answers: np.ndarray = np.load(stored)
+    else:
+        documents = _documents(training, rows)
+        texts = training.whole.select(rows)
+        objective = Objective(training.net, training.train, training.labels, training.config)
+        network = TeacherMargins(objective.logits(training.dev.ids)[..., None], objective.logits(texts)[..., None])
+        linear = None
+        if training.linear is not None:
+            said_all = training.linear()
+            linear = TeacherMargins(said_all.dev, said_all.unlabelled[training.filled[rows]])
+        answers, said = joined_answers(training.train, training.dev, texts, classes, network, linear, documents)
+        training.tell(events.Note(f"joined teacher: {said}."))
+        if stored is not None:
+            np.save(stored, answers)
+    chosen = Part(training.unlabelled.select(rows), answers)
+    objective = Objective(training.net, training.train, training.labels, training.config)
+    words = min(training.config.batch_steps or 2**40, TEACHER_WORDS)
+    most = max(int(JOINED_PASSES * len(chosen.ids.values) / words), 1)
+    return _learn(training, "joined teacher", objective, chosen, TaughtLoss(objective, chosen), most)
+
+
+def teach_itself(training: UnlabelledTraining, number: int, share: float) -> TrainResult | None:
+    """Train anew on the labels and on the present model's surest answers."""
+    import torch
+
+    from bilstm.training import events
+    from bilstm.training.budget import steps_within
+    from bilstm.training.checkpoint import set_weights
+    from bilstm.training.self_training import choose_pseudo_labels
+    from bilstm.training.unlabelled import MixedBatches
+
+    config, train = training.config, training.train
+    objective = Objective(training.net, train, training.labels, config)
+    rows = np.sort(np.random.default_rng([config.seed, number]).permutation(len(training.unlabelled))[:SELF_TEXTS])
+    texts = training.unlabelled.select(rows)
+    shares = np.bincount(train.targets.astype(np.int64), minlength=len(training.labels.names))
+    probabilities = _calibrated(training, objective, objective.logits(texts))
+    found = choose_pseudo_labels(probabilities, shares / shares.sum(), share=share, threshold=CONFIDENCE)
+    said = f"{len(found.rows):,} of {len(rows):,} texts answered with a probability of {found.least_confidence:.2f}"
+    training.tell(events.Note(f"self-training {number}: {said} or more."))
+    if len(found.rows) < LEAST_TAUGHT:
+        training.tell(events.Note(f"self-training {number}: left out, that is too few."))
+        return None
+    chosen = Part(texts.select(found.rows), found.targets)
+    step_loss = TaughtLoss(objective, chosen)
+    words = min(config.batch_steps or 2**40, 2 * LEAST_WORDS)
+
+    def deal(steps: int) -> MixedBatches:
+        lengths = (train.ids.lengths, chosen.ids.lengths)
+        limits = {"max_rows": config.batch_size, "max_steps": words}
+        return MixedBatches(*lengths, steps=steps, **limits, seed=config.seed + number)
+
+    def choose() -> dict[str, int]:
+        if training.budget.seconds is None:
+            return looks_of(words, SELF_STEPS)
+        seconds = training.seconds_a_step(step_loss, deal(8).epoch(1))
+        left = (training.budget.left() - SPARE_SECONDS) / (len(SELF_SHARES) + 1 - number)
+        return looks_of(words, steps_within(left * 0.9, seconds, least=8, most=SELF_STEPS))
+
+    plan = training.planned(f"self-training {number}", choose)
+    set_weights(training.net, training.initial)
+    torch.manual_seed(config.seed)
+    config = phase_config(config, plan, config.learning_rate, config.betas, False)
+    return training.loop(f"self-training {number}", step_loss, objective, deal(plan["steps"]).epoch, config)
+
+
+def _learn(
+    training: UnlabelledTraining, name: str, objective: Objective, chosen: Part, step_loss: TaughtLoss, most: int
+) -> TrainResult:
+    """Train from the initial weights on both kinds of texts, for as many steps as the budget gives."""
+    from bilstm.training.budget import steps_within
+    from bilstm.training.checkpoint import set_weights
+    from bilstm.training.unlabelled import MixedBatches
+
+    config = training.config
+    words = min(config.batch_steps or 2**40, TEACHER_WORDS)
+
+    def deal(steps: int) -> MixedBatches:
+        lengths = (training.train.ids.lengths, chosen.ids.lengths)
+        limits = {"max_rows": config.batch_size, "max_steps": words, "max_labelled_steps": words // 4}
+        return MixedBatches(*lengths, steps=steps, **limits, seed=config.seed)
+
+    def choose() -> dict[str, int]:
+        if training.budget.seconds is None:
+            return looks_of(words, most)
+        seconds = training.seconds_a_step(step_loss, deal(8).epoch(1))
+        left = 0.95 * (training.budget.left() - SPARE_SECONDS)
+        return looks_of(words, steps_within(left, seconds, least=8, most=most))
+
+    plan = training.planned(name, choose)
+    set_weights(training.net, training.initial)
+    config = phase_config(config, plan, config.learning_rate, config.betas, False)
+    return training.loop(name, step_loss, objective, deal(plan["steps"]).epoch, config)
+
+
+def _teacher_rows(training: UnlabelledTraining) -> np.ndarray:
+    """Choose the unlabelled texts that a teacher answers, rising; members of an ensemble choose the same."""
+    count = training.planned(
+        "teacher texts", lambda: teacher_texts_within(training.budget.left(), training.whole.lengths)
+    )
+    return np.sort(np.random.default_rng(0).permutation(len(training.whole))[:count])
+
+
+def _documents(training: UnlabelledTraining, rows: np.ndarray) -> Documents | None:
+    """Return the document vectors of the labelled texts and of some unlabelled ones; learn them if need be."""
+    if training.documents is not None:
+        return training.documents.selected(training.filled[rows])
+    with training.clock.phase("document vectors"):
+        return learn_documents(
+            (training.train.ids, training.dev.ids, training.whole.select(rows)),
+            training.budget.left(),
+            seed=training.config.seed,
+            threads=training.config.threads,
+            stored=_file(training, "documents.npy"),
+            planned=training.planned,
+            tell=training.tell,
+        )
+
+
+def _file(training: UnlabelledTraining, name: str) -> Path | None:
+    return None if training.checkpoint is None else Path(training.checkpoint) / name
+
+
+def _calibrated(training: UnlabelledTraining, objective: Objective, logits: np.ndarray) -> np.ndarray:
+    """Return class probabilities, (rows, classes), at the temperature of the development part if it is not tiny."""
+    temperature = 1.0
+    if len(training.dev.targets) >= FEW_DEV_ROWS:
+        dev = objective.logits(training.dev.ids)
+        temperature = fit_temperature(dev[:, 0] if dev.shape[1] == 1 else dev, training.dev.targets).value
+    if logits.shape[1] == 1:
+        positive = apply_temperature(logits[:, 0], temperature)
+        return np.stack([1.0 - positive, positive], axis=1)
+    return apply_temperature(logits, temperature)
