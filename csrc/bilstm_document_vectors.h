@@ -6,8 +6,8 @@
  *   T  texts that have a vector     K  n-grams     S  floats from row to row     N  documents of the call
  *
  * A document is a row number of `documents` and a run of `items`, n-grams of its text; each item has one negative, an
- * n-gram drawn at random. With x the vector of the document, w_k that of an n-gram in `ngrams`, |v|^2 = v . v + 1e-12 and
- * c_k = x . w_k / (|x| |w_k|), the loss is the sum over items of
+ * n-gram drawn at random. With x the vector of the document, w_k that of an n-gram in `ngrams`, |v|^2 = v . v + 1e-12
+ * and c_k = x . w_k / (|x| |w_k|), the loss is the sum over items of
  *   -log s(A c_item) - L log s(-A c_negative),      s the logistic function, A `sharpness`, L `negative_weight`
  * (Thongtan and Phienthrakul, ACL 2019 student workshop, "document vectors using cosine similarity", over n-grams as in
  * Li et al. 2016, arXiv:1512.08183). Steps are taken along the sphere, without the 1 / |x| and 1 / |w| of the gradient.
@@ -15,7 +15,7 @@
  *
  * - Items are read in blocks of 16 with their 16 negatives (the last block of a document may be shorter). After each
  *   block x += sum over its items and negatives k of e_k (w_k / |w_k| - c_k x / |x|).
- * - `batch` documents see the n-grams as they stood before the batch. At its end their changes go in one after the other,
+ * - `batch` documents see the n-grams as they stood before the batch. At its end their changes go in one after another,
  *   by document, block, items, then negatives: w += e_k (x / |x| - c_k w / |w_k|), where all but w itself is what the
  *   block had.
  */
@@ -41,7 +41,7 @@ typedef struct bilstm_document_vectors_call {
 
     int64_t count;            /* N >= 0 */
     const int64_t *rows;      /* (N), 0 <= row < T; a batch has no row twice */
-    const int64_t *offsets;   /* (N + 1): document d has the items offsets[d] .. offsets[d + 1] - 1; from 0 to item_count */
+    const int64_t *offsets;   /* (N + 1), from 0 to item_count: d has the items offsets[d] .. offsets[d + 1] - 1 */
     int64_t item_count;       /* 0 to 2^31 - 1 */
     const int32_t *items;     /* (item_count), each 0 <= n-gram < K */
     const int32_t *negatives; /* (item_count), one an item, each 0 <= n-gram < K */

@@ -183,6 +183,14 @@ void find_rows(const Call &call, const Block &block, int64_t column, Rows &rows)
     }
 }
 
+// The rows of the block that is read first; in the places beyond its own stands its first row.
+Rows first_rows(const Call &call, const Block &block, int64_t column) {
+    Rows rows;
+    std::fill(rows.row, rows.row + kBlockRows, call.ngrams + call.items[block.first] * call.stride + column);
+    find_rows(call, block, column, rows);
+    return rows;
+}
+
 void ask_for(const Rows &rows, int64_t columns) {
     for (int64_t k = 0; k < rows.count; ++k) {
         for (int64_t c = 0; c < columns; c += kLanes) __builtin_prefetch(rows.row[k] + c, 0, 3);
@@ -230,9 +238,7 @@ void learn_document(void *argument, int64_t d, int) {
     int64_t number = batch.first_block[static_cast<size_t>(d)];
     const int64_t end = batch.first_block[static_cast<size_t>(d) + 1];
     if (number == end) return;
-    Rows rows;
-    find_rows(call, batch.blocks[static_cast<size_t>(number)], 0, rows);
-    std::fill(rows.row + rows.count, rows.row + kBlockRows, rows.row[0]);
+    Rows rows = first_rows(call, batch.blocks[static_cast<size_t>(number)], 0);
     ask_for(rows, call.stride);
     for (; number < end; ++number) {
         Rows next = rows;
@@ -249,9 +255,7 @@ void change_slice(void *argument, int64_t slice, int) {
     const int64_t begin = lanes * slice / batch.slices * kLanes, end = lanes * (slice + 1) / batch.slices * kLanes;
     const int64_t count = batch.first_block[static_cast<size_t>(batch.end - batch.first)];
     if (count == 0) return;
-    Rows rows;
-    find_rows(call, batch.blocks[0], begin, rows);
-    std::fill(rows.row + rows.count, rows.row + kBlockRows, rows.row[0]);
+    Rows rows = first_rows(call, batch.blocks[0], begin);
     for (int64_t number = 0; number < count; ++number) {
         Rows next = rows;
         if (number + 1 < count) find_rows(call, batch.blocks[static_cast<size_t>(number) + 1], begin, next);

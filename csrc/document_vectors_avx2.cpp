@@ -1,4 +1,5 @@
-// The loops of document vectors for AVX2. Everything but the table at the end has internal linkage: see kernel_avx2.cpp.
+// The loops of document vectors for AVX2.
+// Everything but the table at the end has internal linkage: see kernel_avx2.cpp.
 #include "document_vectors.h"
 
 #if defined(__x86_64__)

@@ -1,4 +1,5 @@
-// The loops of document vectors for AVX-512. Everything but the table at the end has internal linkage: see kernel_avx512.cpp.
+// The loops of document vectors for AVX-512.
+// Everything but the table at the end has internal linkage: see kernel_avx512.cpp.
 #include "document_vectors.h"
 
 #if defined(__x86_64__)

@@ -1,4 +1,5 @@
-// The loops of document vectors for NEON. Everything but the table at the end has internal linkage: see kernel_neon.cpp.
+// The loops of document vectors for NEON.
+// Everything but the table at the end has internal linkage: see kernel_neon.cpp.
 #include "document_vectors.h"
 
 #if defined(__aarch64__)

@@ -285,7 +285,7 @@ def test_chunks_and_progress(monkeypatch):
     rates = np.concatenate([arguments[6] for arguments in calls])
     assert rates[0] == np.float32(0.02)
     assert (np.diff(rates) < 0).all()
-    assert 0 < rates[-1] <= 0.02 * 16 / 120  # the last batch has at most 16 of 2 x 60 texts before it ends
+    assert 0 < rates[-1] <= 0.02 * 32 / 120  # the last batch has at most 32 of 2 x 60 texts
 
 
 def test_draws_follow_their_laws(monkeypatch):

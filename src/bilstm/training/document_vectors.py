@@ -41,8 +41,8 @@ NEGATIVE_WEIGHT = 5.0  # one negative an item that counts as five: as good, and 
 NOISE_POWER = 0.75  # of [4]
 # Threshold t of [4]: an n-gram of share f is read sqrt(t / f) of the times. With few different n-grams all have large
 # shares; none below twice the mean share is left out then.
-SUBSAMPLING, SUBSAMPLING_MEANS = 1e-5, 2.0
-BATCH_TEXTS = 16  # texts that see the same n-grams: enough to share among threads, few enough to stay in the cache
+SUBSAMPLING, SUBSAMPLING_MEANS = 1e-4, 2.0
+BATCH_TEXTS = 32  # texts that see the same n-grams: enough to share among threads, few enough to stay in the cache
 CHUNK_ITEMS = 500_000  # of a call, about: half a second of work, after which Python listens to Ctrl-C
 CHUNK_TEXTS = 4_096  # of a call, at most: `_shuffled` has 12 bits for them
 
@@ -51,8 +51,8 @@ def train_document_vectors(
     texts: Ragged,
     *,
     size: int = 256,
-    epochs: int = 10,
-    rate: float = 0.025,
+    epochs: int = 20,
+    rate: float = 0.06,
     seed: int = 0,
     threads: int | None = None,
     progress: Listener | None = None,
@@ -60,7 +60,7 @@ def train_document_vectors(
     """Train one vector per text.
 
     Texts that use the same words and phrases get vectors of small angle. Memory: 4 bytes for each feature of each text
-    and of each different n-gram, 20 bytes for each word of the texts, and at the start, while n-grams are counted, 60.
+    and of each different n-gram, 12 bytes for each word of the texts, and at the start, while n-grams are counted, 60.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ def train_document_vectors(
         it stands in the texts often enough: a 4,000th of the number of texts, at least 2 and at most 20 times.
     size : int, default=256
         Features of a vector, 1 to 65536.
-    epochs : int, default=10
+    epochs : int, default=20
         Passes over the texts.
-    rate : float, default=0.025
+    rate : float, default=0.06
         Learning rate of the first step, above 0, at most 1; it falls linearly to 0.
     seed : int, default=0
     threads : int or None, default=None
@@ -99,29 +99,50 @@ def train_document_vectors(
         raise ShapeError(f"rate of document vectors must be above 0, at most 1, got {rate}.")
     if reason := engine.missing():
         raise UsageError(f"The engine cannot train document vectors: {reason}.", "Install bilstm anew.")
-    tell = progress or (lambda event: None)
     needed = int(np.clip(len(texts) * RARE_SHARE, FEWEST_TIMES, MOST_NEEDED))
     found = frequent_ngrams(texts, needed)
     documents = aligned_table(len(texts), size)
     is_drawn = np.zeros(len(texts), dtype=bool)
     if len(found.counts):
-        context = Context(threads or 1)
         draws = _Draws(found.items, found.counts, seed)
-        ngrams = aligned_table(len(found.counts), size)
-        for table in (documents, ngrams):
-            draws.fill(table[:, :size])
-        for epoch in range(epochs):
-            for chunk in draws.one_pass():
-                share = (epoch + chunk.passed) / epochs
-                rates = (rate * (1 - share)).astype(np.float32)
-                arrays = (chunk.rows, chunk.offsets, chunk.items, chunk.negatives, rates, BATCH_TEXTS)
-                settings = {"sharpness": SHARPNESS, "negative_weight": NEGATIVE_WEIGHT}
-                engine.run(documents, ngrams, *arrays, **settings, context=context)
-                is_drawn[chunk.rows[np.diff(chunk.offsets) > 0]] = True
-                done = epoch * draws.text_count + chunk.end
-                tell(events.PhaseAdvanced(PHASE, done, epochs * draws.text_count, "texts"))
+        _learn(documents, size, draws, epochs, rate, Context(threads or 1), is_drawn, progress or (lambda event: None))
     documents[~is_drawn] = 0
     return _of_norm_one(documents[:, :size])
+
+
+def _learn(
+    documents: np.ndarray,
+    size: int,
+    draws: _Draws,
+    epochs: int,
+    rate: float,
+    context: Context,
+    is_drawn: np.ndarray,
+    tell: Listener,
+) -> None:
+    """Take all steps; the rate falls linearly with the place in the texts. Fills `documents` and `is_drawn`."""
+    ngrams = aligned_table(draws.ngram_count, size)
+    for table in (documents, ngrams):
+        draws.fill(table[:, :size])
+    for epoch in range(epochs):
+        for chunk in draws.one_pass():
+            rates = (rate * (1 - (epoch + chunk.passed) / epochs)).astype(np.float32)
+            engine.run(
+                documents,
+                ngrams,
+                chunk.rows,
+                chunk.offsets,
+                chunk.items,
+                chunk.negatives,
+                rates,
+                BATCH_TEXTS,
+                sharpness=SHARPNESS,
+                negative_weight=NEGATIVE_WEIGHT,
+                context=context,
+            )
+            is_drawn[chunk.rows[np.diff(chunk.offsets) > 0]] = True
+            done = epoch * draws.text_count + chunk.end
+            tell(events.PhaseAdvanced(PHASE, done, epochs * draws.text_count, "texts"))
 
 
 @dataclass(frozen=True)
@@ -159,6 +180,7 @@ class _Draws:
 
     def __init__(self, items: Ragged, counts: np.ndarray, seed: int):
         self._items = items
+        self.ngram_count = len(counts)
         self._rows = np.flatnonzero(items.lengths)  # texts with something to learn from
         shares = counts / counts.sum()
         keep = np.minimum(1.0, np.sqrt(max(SUBSAMPLING, SUBSAMPLING_MEANS / len(counts)) / shares))

@@ -83,7 +83,9 @@ def _number(keys: np.ndarray, is_valid: np.ndarray, needed: int) -> tuple[np.nda
     own = keys[places]
     order = np.argsort(own)
     own = own[order]
-    starts = np.flatnonzero(np.diff(own, prepend=-1))
+    is_new = np.ones(len(own), dtype=bool)
+    is_new[1:] = own[1:] != own[:-1]
+    starts = np.flatnonzero(is_new)
     often = np.diff(starts, append=len(own))
     is_frequent = often >= needed
     number = np.where(is_frequent, np.cumsum(is_frequent) - 1, -1).astype(np.int32)
