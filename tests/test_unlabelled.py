@@ -325,14 +325,16 @@ def test_with_many_labels_the_models_teach_together(monkeypatch):
     monkeypatch.setattr(text_phases, "FEW_LABELS", 0)
     monkeypatch.setattr(text_teaching, "JOINED_PASSES", 200)
     outcome, told = trained(texts_of(np.arange(300) % 2, 1))
-    assert [phase.name for phase in outcome.phases] == ["labelled texts", "joined teacher", "mixed objective"]
-    said = [note for note in told if note.startswith("joined teacher: network, n-grams and document vectors: ")]
+    names = [phase.name for phase in outcome.phases]
+    assert names[:2] == ["labelled texts", "joined teacher 1"]
+    assert ("joined teacher 2" in names) == outcome.phases[1].is_kept
+    said = [note for note in told if note.startswith("joined teacher 1: network, n-grams and document vectors: ")]
     before, after = (float(word) for word in said[0].split("log loss ")[1].rstrip(".").split(" -> "))
     assert after <= before
     assert any(note.startswith(f"Document vectors: {phase_documents.MOST_PASSES} passes over") for note in told)
     # with the linear baseline at hand, that teaches in place of the n-grams
     _, told = trained(texts_of(np.arange(300) % 2, 1), baseline=True)
-    assert any(note.startswith("joined teacher: network, linear models and document vectors: ") for note in told)
+    assert any(note.startswith("joined teacher 1: network, linear models and document vectors: ") for note in told)
 
 
 def test_joined_answers_are_the_stacked_models(monkeypatch):

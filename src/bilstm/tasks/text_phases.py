@@ -42,6 +42,7 @@ from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import Config
 from bilstm.tasks.text_network import Objective, Part, begin_network, embedding_index, new_network
 from bilstm.tasks.text_teaching import (
+    JOINED_ROUNDS,
     LEAST_WORDS,
     SELF_SHARES,
     SPARE_SECONDS,
@@ -145,7 +146,10 @@ class UnlabelledTraining:
             results.append(self._phase("linear teacher", lambda: follow_linear_teacher(self), is_trusted=is_trusted))
             is_taught = results[-1] is not None and self.records[-1].is_kept
         if "joined-teacher" in wanted and not has_few:
-            results.append(self._phase("joined teacher", lambda: follow_joined_teacher(self)))
+            for number in range(1, JOINED_ROUNDS + 1):
+                results.append(self._phase(f"joined teacher {number}", lambda n=number: follow_joined_teacher(self, n)))
+                if self._is_ended(results[-1]) or results[-1] is None or not self.records[-1].is_kept:
+                    break
         if is_taught or self._is_ended(results[-1]):
             wanted = ()
         if "mixed" in wanted and (results[-1] is first or self.budget.left() > LEAST_MIXED_SECONDS):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bilstm.training.loop import TrainResult
 
 __all__ = [
+    "JOINED_ROUNDS",
     "LEAST_WORDS",
     "SELF_SHARES",
     "SPARE_SECONDS",
@@ -39,7 +40,7 @@ LEAST_WORDS = 3_000  # of a step
 CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the texts taken in each round
 SELF_TEXTS, SELF_STEPS = 20_000, 1_500
 TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
-JOINED_PASSES = 10  # over the texts that a joined teacher answered, at most
+JOINED_ROUNDS, JOINED_PASSES = 2, 8  # passes of a round over the texts that a joined teacher answered, at most
 SPARE_SECONDS = 10.0
 
 
@@ -72,16 +73,19 @@ def follow_linear_teacher(training: UnlabelledTraining) -> TrainResult | None:
     return _learn(training, "linear teacher", objective, chosen, loss, TEACHER_STEPS)
 
 
-def follow_joined_teacher(training: UnlabelledTraining) -> TrainResult | None:
-    """Train anew on the labels and on what the network, linear models and document vectors say of all other texts."""
+def follow_joined_teacher(training: UnlabelledTraining, number: int) -> TrainResult | None:
+    """Train anew on the labels and on what the network, linear models and document vectors say of all other texts.
+
+    In round 2 and later the network that learned in the round before is one of the teachers.
+    """
     from bilstm.training import events
 
     classes = len(training.labels.names)
     rows = _teacher_rows(training)
     if len(np.unique(training.train.targets)) < classes or len(rows) < LEAST_TAUGHT:
-        training.tell(events.Note("joined teacher: left out, there is a class without a row, or no time for texts."))
+        training.tell(events.Note(f"joined teacher {number}: left out, there is a class without a row, or no time."))
         return None
-    stored = _file(training, "joined-teacher.npy")
+    stored = _file(training, f"joined-teacher-{number}.npy")
     if stored is not None and stored.exists():
         answers: np.ndarray = np.load(stored)
     else:
@@ -94,14 +98,15 @@ def follow_joined_teacher(training: UnlabelledTraining) -> TrainResult | None:
             said_all = training.linear()
             linear = TeacherMargins(said_all.dev, said_all.unlabelled[training.filled[rows]])
         answers, said = joined_answers(training.train, training.dev, texts, classes, network, linear, documents)
-        training.tell(events.Note(f"joined teacher: {said}."))
+        training.tell(events.Note(f"joined teacher {number}: {said}."))
         if stored is not None:
             np.save(stored, answers)
     chosen = Part(training.unlabelled.select(rows), answers)
     objective = Objective(training.net, training.train, training.labels, training.config)
     words = min(training.config.batch_steps or 2**40, TEACHER_WORDS)
     most = max(int(JOINED_PASSES * len(chosen.ids.values) / words), 1)
-    return _learn(training, "joined teacher", objective, chosen, TaughtLoss(objective, chosen), most)
+    rounds = JOINED_ROUNDS + 1 - number  # that share what is left of the budget
+    return _learn(training, f"joined teacher {number}", objective, chosen, TaughtLoss(objective, chosen), most, rounds)
 
 
 def teach_itself(training: UnlabelledTraining, number: int, share: float) -> TrainResult | None:
@@ -150,9 +155,15 @@ def teach_itself(training: UnlabelledTraining, number: int, share: float) -> Tra
 
 
 def _learn(
-    training: UnlabelledTraining, name: str, objective: Objective, chosen: Part, step_loss: TaughtLoss, most: int
+    training: UnlabelledTraining,
+    name: str,
+    objective: Objective,
+    chosen: Part,
+    step_loss: TaughtLoss,
+    most: int,
+    rounds: int = 1,
 ) -> TrainResult:
-    """Train from the initial weights on both kinds of texts, for as many steps as the budget gives."""
+    """Train from the initial weights on both kinds of texts, for as many steps as its share of the budget gives."""
     from bilstm.training.budget import steps_within
     from bilstm.training.checkpoint import set_weights
     from bilstm.training.unlabelled import MixedBatches
@@ -169,7 +180,7 @@ def _learn(
         if training.budget.seconds is None:
             return looks_of(words, most)
         seconds = training.seconds_a_step(step_loss, deal(8).epoch(1))
-        left = 0.95 * (training.budget.left() - SPARE_SECONDS)
+        left = 0.95 * (training.budget.left() - SPARE_SECONDS) / rounds
         return looks_of(words, steps_within(left, seconds, least=8, most=most))
 
     plan = training.planned(name, choose)
