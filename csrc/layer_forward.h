@@ -15,7 +15,7 @@ int64_t sums_of_row(const Layout &l, int64_t rows) {
 }
 
 struct ForwardMemory {
-    float *h, *c, *mask, *best, *total, *lost, *sums;
+    float *h, *c, *mask, *best, *total, *lost, *recent, *sums;
     int32_t *best_step;
     int64_t *input_steps;
     int64_t panel_rows;
@@ -32,6 +32,7 @@ struct ForwardMemory {
         best = pieces.take<float>(rows * l.Hp);
         total = pieces.take<float>(rows * l.Hp);
         lost = pieces.take<float>(rows * l.Hp);
+        recent = pieces.take<float>(rows * l.Hp);
         best_step = pieces.take<int32_t>(rows * l.Hp);
         out = pieces.take<float *>(rows);
         table_rows = pieces.take<const Stored *>(2 * rows);
@@ -51,29 +52,41 @@ size_t forward_scratch_bytes(const Layout &l, int64_t rows) {
     return pieces.used;
 }
 
+// Steps whose sum is kept apart before it joins that of all steps before, compensated (Kahan 1965): thousands may be added.
+constexpr int64_t kSumSteps = 64;
+
+// Add a step to the sum and the largest value of each unit so far; kSteps: and keep at which step that was.
+template <bool kSteps>
 void pool_step(const Item &item, const ForwardMemory &m, int64_t live, int64_t s) {
     const Layout &l = *item.layout;
-    const bool finds_max = item.call->max_values != nullptr || item.call->max_steps != nullptr;
+    const bool sums = item.call->mean_values != nullptr, finds_max = kSteps || item.call->max_values != nullptr;
+    const bool joins = s % kSumSteps == kSumSteps - 1;
     for (int64_t r = 0; r < live; ++r) {
         const int32_t position = static_cast<int32_t>(item.backwards ? item.shard->length[r] - 1 - s : s);
         for (int64_t u = r * l.Hp; u < (r + 1) * l.Hp; u += W) {
             const V h = load(m.h + u);
-            if (item.call->mean_values != nullptr) {  // compensated (Kahan 1965): thousands of steps may be added
-                const V total = load(m.total + u), term = h - load(m.lost + u), sum = total + term;
-                store(m.total + u, sum);
-                store(m.lost + u, (sum - total) - term);
+            if (sums) {
+                const V recent = load(m.recent + u) + h;
+                store(m.recent + u, joins ? V{} : recent);
+                if (joins) {
+                    const V total = load(m.total + u), term = recent - load(m.lost + u), sum = total + term;
+                    store(m.total + u, sum);
+                    store(m.lost + u, (sum - total) - term);
+                }
             }
             if (!finds_max) continue;
-            const V best = load(m.best + u);
-            VI step;
-            __builtin_memcpy(&step, m.best_step + u, sizeof step);
             // NaN is larger than everything; of equal values the first in input order wins.
-            VI better = (step < 0) | (h > best) | ((h != h) & (best == best));
-            if (item.backwards) better |= (h == best) | (h != h);
-            const V now = better ? h : best;
-            step = better ? (VI{} + position) : step;
-            store(m.best + u, now);
-            __builtin_memcpy(m.best_step + u, &step, sizeof step);
+            const V best = load(m.best + u);
+            VI better = (h > best) | (h != h);
+            if constexpr (kSteps) {
+                VI step;
+                __builtin_memcpy(&step, m.best_step + u, sizeof step);
+                better = (step < 0) | (h > best) | ((h != h) & (best == best));
+                if (item.backwards) better |= (h == best) | (h != h);
+                step = better ? (VI{} + position) : step;
+                __builtin_memcpy(m.best_step + u, &step, sizeof step);
+            }
+            store(m.best + u, better ? h : best);
         }
     }
 }
@@ -89,8 +102,8 @@ void give_pooled(const Item &item, const ForwardMemory &m) {
             }
             if (call.max_steps != nullptr) call.max_steps[at + u] = m.best_step[r * l.Hp + u];
             if (call.mean_values != nullptr) {
-                static_cast<float *>(call.mean_values)[at + u] =
-                    length > 0 ? m.total[r * l.Hp + u] / static_cast<float>(length) : 0.0f;
+                const float sum = m.total[r * l.Hp + u] + m.recent[r * l.Hp + u];
+                static_cast<float *>(call.mean_values)[at + u] = length > 0 ? sum / static_cast<float>(length) : 0.0f;
             }
         }
     }
@@ -192,7 +205,11 @@ void forward_shard(const Item &item) {
     gather_states(item, call.h_0, m.h);
     gather_states(item, call.c_0, m.c);
     if (call.recurrent_mask != nullptr) gather_states(item, call.recurrent_mask, m.mask);
-    for (int64_t k = 0; k < shard.rows * l.Hp; ++k) m.best[k] = m.total[k] = m.lost[k] = 0.0f, m.best_step[k] = -1;
+    for (int64_t k = 0; k < shard.rows * l.Hp; ++k) {
+        m.best[k] = -__builtin_inff();
+        m.total[k] = m.lost[k] = m.recent[k] = 0.0f;
+        m.best_step[k] = -1;
+    }
     __builtin_memset(m.factor, 0, static_cast<size_t>((shard.rows + Products::kExtraRows) * l.Hk) * sizeof(Factor));
     if (!Products::kInputFirst) {  // padding of the rows is read as factors
         const size_t bytes = static_cast<size_t>((shard.rows + Products::kExtraRows) * l.Hk) * sizeof(Factor);
@@ -254,7 +271,7 @@ void forward_shard(const Item &item) {
                 x += live * l.Ik;
                 ready += live * 4 * W;
             }
-            if (pools) pool_step(item, m, live, s);
+            if (pools) call.max_steps != nullptr ? pool_step<true>(item, m, live, s) : pool_step<false>(item, m, live, s);
             if (kSave) {
                 gates += live * l.C;
                 state += live * l.state;

@@ -122,6 +122,32 @@ def test_nan_stays_in_its_sequence(cell, kernel, precision, poison):
         np.testing.assert_array_equal(found.values[rows], right.values[rows])
 
 
+@pytest.mark.parametrize(("kernel", "precision"), RUNS)
+def test_maxima_without_their_steps_are_the_same(kernel, precision):
+    batch, weights = draw_batch(LENGTHS, 5), draw_weights("lstm", 5, 18)
+    values = batch.values.copy()
+    values[batch.offsets[2] + 3, 1] = np.nan
+    options = {"kernel": kernel, "precision": precision, "pooling": ("max", "mean")}
+    whole = engine.lstm(batch.with_values(values), weights, **options)
+    without = engine.lstm(batch.with_values(values), weights, max_steps=False, **options)
+    assert without.max_steps is None
+    np.testing.assert_array_equal(without.max_values, whole.max_values)
+    np.testing.assert_array_equal(without.mean_values, whole.mean_values)
+
+
+@pytest.mark.parametrize(("kernel", "precision"), RUNS)
+def test_means_of_very_long_sequences_do_not_drift(kernel, precision):
+    """Summed one after the other in float32, 30,000 states of like sign are off by more."""
+    values = np.abs(np.random.default_rng(0).normal(size=(30_000, 2))).astype(np.float32)
+    options = {"kernel": kernel, "precision": precision, "pooling": ("mean",)}
+    found = engine.lstm(Ragged(values, np.array([0, 30_000])), draw_weights("lstm", 2, 16), **options)
+    exact = found.outputs.astype(np.float64).mean(axis=0)
+    one_by_one = np.cumsum(found.outputs, axis=0, dtype=np.float32)[-1] / np.float32(30_000)
+    error = np.abs(found.mean_values[0] - exact).max()
+    assert error < 1e-7
+    assert np.abs(one_by_one - exact).max() > 4 * error
+
+
 # ---- other ways in ----
 
 

@@ -283,7 +283,7 @@ class _Pass:
         self.point(name, np.empty(shape, self.dtype if dtype is None else dtype))
         return self.arrays[name]
 
-    def forward(self, outputs: bool, pooling: Sequence[str], save: bool) -> Result:
+    def forward(self, outputs: bool, pooling: Sequence[str], max_steps: bool, save: bool) -> Result:
         """Run the call."""
         if unknown := set(pooling) - {"max", "mean"}:
             raise UsageError(f"pooling may hold 'max' and 'mean', got {sorted(unknown)[0]!r}.")
@@ -294,7 +294,8 @@ class _Pass:
             result.outputs = self.result("outputs", (self.call.total_steps, self.pooled_shape()[1]))
         if "max" in pooling:
             result.max_values = self.result("max_values", self.pooled_shape())
-            result.max_steps = self.result("max_steps", self.pooled_shape(), np.int32)
+            if max_steps or save:
+                result.max_steps = self.result("max_steps", self.pooled_shape(), np.int32)
         if "mean" in pooling:
             result.mean_values = self.result("mean_values", self.pooled_shape())
         if save:
@@ -413,6 +414,7 @@ def recurrent(
     reverse: bool = False,
     outputs: bool = True,
     pooling: Sequence[Pool] = (),
+    max_steps: bool = True,
     save: bool = False,
     precision: str = "float32",
     kernel: str = "auto",
@@ -438,6 +440,8 @@ def recurrent(
     outputs : bool, default=True
         Give h at every step.
     pooling : subset of ("max", "mean")
+    max_steps : bool, default=True
+        With "max", give the step of each maximum too; the values alone are found faster. `save` always gives them.
     save : bool, default=False
         Keep what `Result.gradients` needs.
     precision : {"float32", "bfloat16", "float64", "auto"}
@@ -462,7 +466,7 @@ def recurrent(
         one.set_weights(weights)
     one.set_input(batch, embedding)
     one.set_states(h_0, c_0, recurrent_mask)
-    return one.forward(outputs, pooling, save)
+    return one.forward(outputs, pooling, max_steps, save)
 
 
 def lstm(batch: Ragged, weights: Sequence[DirectionWeights] | PackedWeights, **options: Any) -> Result:

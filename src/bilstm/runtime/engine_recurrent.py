@@ -173,6 +173,7 @@ class EngineRecurrent:
             embedding=embedding,
             outputs=not pooled,
             pooling=("max", "mean") if pooled else (),
+            max_steps=False,
             precision=self._precision,
             context=self._context,
         )
