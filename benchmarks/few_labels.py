@@ -48,7 +48,7 @@ ROWS = {
     "mixed": "vectors + mixed objective",
     "self-training": "vectors + mixed objective + self-training",
     "linear-teacher-without-documents": "vectors + linear teacher without document vectors",
-    "default": "the default: vectors + linear teacher (few labels), vectors + joined teacher + mixed objective (many)",
+    "default": "the default: vectors + teachers (few labels: linear; many: joined, then mixed)",
 }
 PHASES = {
     "vectors": ("none",),
