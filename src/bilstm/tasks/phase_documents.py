@@ -26,11 +26,9 @@ __all__ = ["Documents", "learn_documents", "passes_within"]
 DOCUMENT_SHARE = 0.25  # of the time that is left
 MOST_PASSES, FEWEST_PASSES = 20, 4  # over the texts; with fewer the vectors say less than means of word vectors
 FEWEST_TEXTS = 1_000  # with fewer no n-gram is frequent enough to say much
-SAMPLE_SHARE, FEWEST_SAMPLE = (
-    50,
-    200,
-)  # one text in so many, but so many at least, are read once to see how fast it goes
-SLOWER = 0.6  # speed with all texts, whose n-grams no cache holds, against that of the sample
+SAMPLE_SHARE, FEWEST_SAMPLE = 50, 200  # one text in so many, but so many at least, show how fast it goes
+SAMPLE_PASSES = 3  # over them, beside one that counts n-grams too
+SLOWER = 1.5  # a pass over all texts, whose n-grams no cache holds, against what the sample lets expect
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,16 @@ def passes_within(seconds: float, texts: Ragged, threads: int | None) -> int:
         return MOST_PASSES
     count = min(len(texts), max(FEWEST_SAMPLE, len(texts) // SAMPLE_SHARE))
     sample = texts.select(np.arange(count))
-    started = time.perf_counter()
-    train_document_vectors(sample, epochs=1, threads=threads)
-    speed = SLOWER * len(sample.values) / max(time.perf_counter() - started, 1e-9)
-    passes = int(DOCUMENT_SHARE * seconds * speed / max(len(texts.values), 1))
-    return min(passes, MOST_PASSES) if passes >= FEWEST_PASSES else 0
+    taken = []
+    for passes in (1, 1 + SAMPLE_PASSES):
+        started = time.perf_counter()
+        train_document_vectors(sample, epochs=passes, threads=threads)
+        taken.append(time.perf_counter() - started)
+    larger = len(texts.values) / max(len(sample.values), 1)
+    of_sample = max(taken[1] - taken[0], 1e-6) / SAMPLE_PASSES
+    counting = max(taken[0] - of_sample, 0.0) * larger  # of n-grams, once
+    fitting = int((DOCUMENT_SHARE * seconds - counting) / (of_sample * larger * SLOWER))
+    return min(fitting, MOST_PASSES) if fitting >= FEWEST_PASSES else 0
 
 
 def learn_documents(
