@@ -237,11 +237,12 @@ def test_torch_is_left_as_it_was():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
+    before = signal.getsignal(signal.SIGINT)
     train(*example.closures, _config(threads=2))
     assert torch.equal(torch.rand(1), expected)
     assert torch.get_num_threads() == 1
     assert (torch.tensor([1e-30]) * 1e-10).item() != 0.0
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def _products_by_thread(threads):
@@ -357,6 +358,7 @@ def _with_sigint(example, at_step, times=1):
 
 def test_the_first_ctrl_c_finishes_the_step_and_keeps_the_best_weights():
     example, kept = Example(), []
+    before = signal.getsignal(signal.SIGINT)  # a shell's background job begins with Ctrl-C ignored
 
     def dev_score():
         kept.append(example.weights())
@@ -366,7 +368,7 @@ def test_the_first_ctrl_c_finishes_the_step_and_keeps_the_best_weights():
     assert (result.stopped_because, result.steps, len(result.history), result.best_epoch) == ("interrupted", 6, 1, 1)
     assert len(kept) == 1
     assert equal_weights(example.weights(), kept[0])
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_in_the_last_step_of_an_epoch_evaluates_nothing():
@@ -377,10 +379,11 @@ def test_ctrl_c_in_the_last_step_of_an_epoch_evaluates_nothing():
 
 def test_a_second_ctrl_c_stops_at_once():
     example = Example()
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         train(example.model, _with_sigint(example, 2, times=2), None, example.batches_of_epoch, _config())
     assert example.steps_seen == 2
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_it_runs_in_other_threads_than_the_main_one():
