@@ -150,6 +150,8 @@ class UnlabelledTraining:
                 results.append(self._phase(f"joined teacher {number}", lambda n=number: follow_joined_teacher(self, n)))
                 if self._is_ended(results[-1]) or results[-1] is None or not self.records[-1].is_kept:
                     break
+                if self.budget.left() < self.records[-1].seconds / 2:  # too little for another
+                    break
         if is_taught or self._is_ended(results[-1]):
             wanted = ()
         if "mixed" in wanted and (results[-1] is first or self.budget.left() > LEAST_MIXED_SECONDS):

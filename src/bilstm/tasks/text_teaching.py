@@ -105,8 +105,7 @@ def follow_joined_teacher(training: UnlabelledTraining, number: int) -> TrainRes
     objective = Objective(training.net, training.train, training.labels, training.config)
     words = min(training.config.batch_steps or 2**40, TEACHER_WORDS)
     most = max(int(JOINED_PASSES * len(chosen.ids.values) / words), 1)
-    rounds = JOINED_ROUNDS + 1 - number  # that share what is left of the budget
-    return _learn(training, f"joined teacher {number}", objective, chosen, TaughtLoss(objective, chosen), most, rounds)
+    return _learn(training, f"joined teacher {number}", objective, chosen, TaughtLoss(objective, chosen), most)
 
 
 def teach_itself(training: UnlabelledTraining, number: int, share: float) -> TrainResult | None:
@@ -155,15 +154,9 @@ def teach_itself(training: UnlabelledTraining, number: int, share: float) -> Tra
 
 
 def _learn(
-    training: UnlabelledTraining,
-    name: str,
-    objective: Objective,
-    chosen: Part,
-    step_loss: TaughtLoss,
-    most: int,
-    rounds: int = 1,
+    training: UnlabelledTraining, name: str, objective: Objective, chosen: Part, step_loss: TaughtLoss, most: int
 ) -> TrainResult:
-    """Train from the initial weights on both kinds of texts, for as many steps as its share of the budget gives."""
+    """Train from the initial weights on both kinds of texts, for as many steps as the budget gives."""
     from bilstm.training.budget import steps_within
     from bilstm.training.checkpoint import set_weights
     from bilstm.training.unlabelled import MixedBatches
@@ -180,7 +173,7 @@ def _learn(
         if training.budget.seconds is None:
             return looks_of(words, most)
         seconds = training.seconds_a_step(step_loss, deal(8).epoch(1))
-        left = 0.95 * (training.budget.left() - SPARE_SECONDS) / rounds
+        left = 0.95 * (training.budget.left() - SPARE_SECONDS)
         return looks_of(words, steps_within(left, seconds, least=8, most=most))
 
     plan = training.planned(name, choose)
