@@ -170,7 +170,7 @@ def ask_linear_teacher(
         features.words,
         features.pairs,
         features.inverse_frequency,
-        (weights / scale).astype(np.float32),
+        np.asarray(weights / scale, dtype=np.float32),
         np.full(len(weights), -shift / scale),
     )
     return Teaching(_probabilities(_margins(scores, shares, labelled)[0]), model)
