@@ -5,7 +5,8 @@
     python benchmarks/imdb.py --table                     # mean, deviation and every value, as results/imdb.md
 
 FOLDER holds train.csv.gz and test.csv.gz. The command under test is the one a user types; it sees the training file
-alone, and the test file is scored once by `bilstm evaluate`. Other settings: `--config NAME -- FLAGS OF TRAIN`.
+alone, and the test file is scored once by `bilstm evaluate`. Other settings: `--config NAME -- FLAGS OF TRAIN`, among
+them `--unlabelled unlabelled.csv.gz`, which FOLDER holds then too.
 """
 
 from __future__ import annotations
@@ -16,14 +17,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from text_runs import RESULTS, TEST, TRAIN, append_line, data_room, describe, read_lines, run_child, shown, write_table
+from text_runs import (
+    RESULTS,
+    TEST,
+    TRAIN,
+    UNLABELLED,
+    append_line,
+    data_room,
+    describe,
+    read_lines,
+    run_child,
+    shown,
+    write_table,
+)
 
 
 def measure(data: Path, seed: int, config: str, flags: list[str], rows: int | None) -> dict[str, Any]:
     """Train with one seed, score the test part; return the line of results."""
     with tempfile.TemporaryDirectory() as name:
         room = Path(name)
-        data_room(data, room, rows)
+        data_room(data, room, rows, (TRAIN, TEST, UNLABELLED) if UNLABELLED in flags else (TRAIN, TEST))
         trained = run_child(["train", TRAIN, "-o", "model", "--seed", str(seed), *flags], room)
         evaluated = run_child(["evaluate", "model", TEST], room)
         stored = json.loads((room / "model" / "config.json").read_text(encoding="utf-8"))
@@ -41,6 +54,7 @@ def measure(data: Path, seed: int, config: str, flags: list[str], rows: int | No
         "rows": {**summary["rows"], "test": evaluated.answer["rows"]},
         "best_epoch": summary["best_epoch"],
         "stopped_because": summary["stopped_because"],
+        "phases": summary.get("phases"),
         "seconds": {"train": trained.seconds, "evaluate": evaluated.seconds, "phases": summary["seconds"]},
         "peak_memory_bytes": {"train": trained.peak_memory_bytes, "evaluate": evaluated.peak_memory_bytes},
         "model_folder_bytes": size,

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 RESULTS = Path(__file__).resolve().parent / "results"
-TRAIN, TEST = "train.csv.gz", "test.csv.gz"
+TRAIN, TEST, UNLABELLED = "train.csv.gz", "test.csv.gz", "unlabelled.csv.gz"
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ def run_child(arguments: Sequence[str], room: Path) -> Child:
     return Child(json.loads(output.read_text(encoding="utf-8")), round(seconds, 2), usage.ru_maxrss * 1024)
 
 
-def data_room(data: Path, room: Path, rows: int | None) -> None:
-    """Put the two files into `room` under their own names: as links, or as a random sample of so many rows each."""
-    for name in (TRAIN, TEST):
+def data_room(data: Path, room: Path, rows: int | None, names: Sequence[str] = (TRAIN, TEST)) -> None:
+    """Put the files into `room` under their own names: as links, or as a random sample of so many rows each."""
+    for name in names:
         source, target = (data / name).resolve(), room / name
         if not source.is_file():
-            raise SystemExit(f"{data / name} is not there: --data names the folder with {TRAIN} and {TEST}")
+            raise SystemExit(f"{data / name} is not there: --data names the folder with {' and '.join(names)}")
         if rows is None:
             if not target.exists():
                 target.symlink_to(source)

@@ -16,9 +16,10 @@ extern "C" {
 #endif
 
 /* Raised whenever the meaning of a function below changes. */
-#define BILSTM_WORDS_VERSION 2
+#define BILSTM_WORDS_VERSION 3
 
 typedef struct bilstm_vocabulary bilstm_vocabulary; /* words to two ids each */
+typedef struct bilstm_word_counts bilstm_word_counts; /* words that came so far, and how often each */
 typedef struct bilstm_ngrams bilstm_ngrams;         /* n-grams and the linear models over them */
 
 BILSTM_API int bilstm_words_version(void);
@@ -41,6 +42,19 @@ BILSTM_API void bilstm_vocabulary_free(bilstm_vocabulary *vocabulary);
 BILSTM_API int bilstm_words_encode(const uint16_t *lower, const uint8_t *letters, const bilstm_vocabulary *vocabulary,
                                    const uint16_t *units, const int64_t *offsets, int64_t n, int64_t *const *ids,
                                    int64_t *ends, uint8_t *handled);
+
+/* Words of texts, counted. Fewer than 2^32 different ones. NULL if out of memory. */
+BILSTM_API bilstm_word_counts *bilstm_word_counts_create(void);
+BILSTM_API void bilstm_word_counts_free(bilstm_word_counts *counts);
+
+/* Count the words of n more texts; the rest as in bilstm_words_encode. After BILSTM_ERROR_MEMORY only freeing is left. */
+BILSTM_API int bilstm_word_counts_add(bilstm_word_counts *counts, const uint16_t *lower, const uint8_t *letters,
+                                      const uint16_t *units, const int64_t *offsets, int64_t n, uint8_t *handled);
+/* How many words there are, and how many units they have together. */
+BILSTM_API void bilstm_word_counts_sizes(const bilstm_word_counts *counts, int64_t *words, int64_t *units);
+/* The words in the order in which they came first: the units of all, where those of each end, how often each came. */
+BILSTM_API void bilstm_word_counts_read(const bilstm_word_counts *counts, uint16_t *units, int64_t *ends,
+                                        int64_t *often);
 
 /* Keys of order k + 2 are keys[k][0 .. sizes[k]), ascending: (number of the first k + 1 words) * words + last word.
  * All n-grams together are fewer than 2^32. NULL if out of memory. Copies what it needs. */

@@ -16,6 +16,7 @@ set(BILSTM_ENGINE_SOURCES
     csrc/kernel_avx2.cpp
     csrc/kernel_avx512.cpp
     csrc/kernel_neon.cpp
+    csrc/ngrams.cpp
     csrc/reference.cpp
     csrc/skipgram.cpp
     csrc/skipgram_avx2.cpp

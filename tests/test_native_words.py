@@ -7,6 +7,7 @@ import gzip
 import os
 import pickle
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from bilstm.data.ngrams import NgramIndex
 from bilstm.data.ragged import Ragged
-from bilstm.data.tokenizers import WordTokenizer
+from bilstm.data.tokenizers import CharacterTokenizer, WordTokenizer
 from bilstm.data.vocabulary import TextEncoder, Vocabulary
 from bilstm.engine import words as native
 from bilstm.errors import ShapeError, UsageError
@@ -67,6 +68,38 @@ def assert_equal(reader, texts):
 def made_up_texts(count, seed) -> list[str]:
     draw = random.Random(seed)
     return ["".join(draw.choices(PIECES, k=draw.randrange(30))) for _ in range(count)]
+
+
+def counted_by_reference(texts) -> Counter:
+    return Counter(token for text in texts for token in WordTokenizer().tokens(text))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_words_are_counted(seed):
+    texts = made_up_texts(3000, seed)  # several chunks, and texts that are left to the reference
+    assert word_ids.count_tokens(WordTokenizer(), texts) == counted_by_reference(texts)
+
+
+def test_many_different_words_are_counted():
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcde\xe9", k=draw.randrange(1, 9))) for _ in range(40_000)]  # tables grow often
+    texts = [" ".join(words[start : start + 37]) for start in range(0, len(words), 37)]
+    counts, left_out = native.count_words([texts[:500], [], texts[500:]])
+    assert not left_out
+    assert counts == counted_by_reference(texts)
+    assert list(counts) == list(dict.fromkeys(words))
+
+
+def test_no_words_are_counted():
+    assert native.count_words([]) == ({}, [])
+    assert native.count_words([["", " ,.", "&amp;"]]) == ({}, ["&amp;"])
+    assert word_ids.count_tokens(WordTokenizer(), ["", "&amp;"]) == Counter()
+
+
+@pytest.mark.parametrize("tokenizer", [WordTokenizer(False), CharacterTokenizer()])
+def test_other_tokens_are_counted_by_the_reference(tokenizer):
+    texts = ["A b, a!", "It wasn't"]
+    assert word_ids.count_tokens(tokenizer, texts) == Counter(t for text in texts for t in tokenizer.tokens(text))
 
 
 @pytest.mark.parametrize("seed", range(4))

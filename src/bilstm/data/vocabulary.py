@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -28,6 +28,7 @@ __all__ = [
     "Keep",
     "TextEncoder",
     "Vocabulary",
+    "checked_texts",
     "encoder_from_config",
     "rows_without_known_tokens",
     "unknown_share",
@@ -75,13 +76,19 @@ class Vocabulary:
         min_count : int
             Tokens that are rarer are unknown.
         """
-        if (max_size is not None and max_size < 1) or min_count < 1:
-            raise UsageError(f"max_size and min_count must be at least 1, got {max_size} and {min_count}.")
         counts: Counter[str] = Counter()
         for tokens in token_lists:
             counts.update(tokens)
-        counts.pop(UNKNOWN_TOKEN, None)
-        kept = sorted((-count, token) for token, count in counts.items() if count >= min_count)
+        return cls.of_counts(counts, max_size, min_count)
+
+    @classmethod
+    def of_counts(cls, counts: Mapping[str, int], max_size: int | None = None, min_count: int = 1) -> Vocabulary:
+        """Do the same from how often each token occurs."""
+        if (max_size is not None and max_size < 1) or min_count < 1:
+            raise UsageError(f"max_size and min_count must be at least 1, got {max_size} and {min_count}.")
+        kept = sorted(
+            (-count, token) for token, count in counts.items() if count >= min_count and token != UNKNOWN_TOKEN
+        )
         last = None if max_size is None else max_size - 1
         return cls((UNKNOWN_TOKEN, *(token for _, token in kept[:last])))
 
@@ -139,7 +146,26 @@ class TextEncoder:
             If the texts hold no token at all.
         """
         tokenizer = WordTokenizer() if tokenizer is None else tokenizer
-        vocabulary = Vocabulary.build(tokenizer.tokens_of(_checked_texts(texts)), max_size, min_count)
+        counts: Counter[str] = Counter()
+        for tokens in tokenizer.tokens_of(checked_texts(texts)):
+            counts.update(tokens)
+        return cls.of_counts(
+            counts, tokenizer, max_size=max_size, min_count=min_count, max_length=max_length, keep=keep
+        )
+
+    @classmethod
+    def of_counts(
+        cls,
+        counts: Mapping[str, int],
+        tokenizer: Tokenizer,
+        *,
+        max_size: int | None = None,
+        min_count: int = 1,
+        max_length: int | None = None,
+        keep: Keep = "head",
+    ) -> TextEncoder:
+        """Do the same from how often each token occurs in the texts."""
+        vocabulary = Vocabulary.of_counts(counts, max_size, min_count)
         if len(vocabulary) == 1 and max_size != 1:
             raise DataError(
                 f"the texts hold no word that occurs at least {min_count} times.", "Is the text column the right one?"
@@ -154,7 +180,7 @@ class TextEncoder:
         id_of = self.vocabulary.id_of.get
         values = array("q")
         lengths = array("q")
-        for tokens in self.tokenizer.tokens_of(_checked_texts(texts)):
+        for tokens in self.tokenizer.tokens_of(checked_texts(texts)):
             if self.max_length is not None and len(tokens) > self.max_length:
                 tokens = _shortened(tokens, self.max_length, self.keep)
             values.extend(map(id_of, tokens, repeat(UNKNOWN_ID)))
@@ -294,7 +320,7 @@ def _shortened(items: Any, max_length: int, keep: Keep) -> Any:
     return np.concatenate([items[:head], tail]) if isinstance(items, np.ndarray) else [*items[:head], *tail]
 
 
-def _checked_texts(texts: Iterable[str]) -> Iterator[str]:
+def checked_texts(texts: Iterable[str]) -> Iterator[str]:
     """Yield the texts; raise UsageError for a single string or an entry that is no text."""
     if isinstance(texts, str):
         raise UsageError("expected a list of texts, got one text.", "Put it in a list: [text].")

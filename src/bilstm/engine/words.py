@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,9 +18,9 @@ import numpy as np
 from bilstm.engine.library import library, status
 from bilstm.errors import ShapeError
 
-__all__ = ["NgramMargins", "WordIds", "encode_words", "missing"]
+__all__ = ["NgramMargins", "WordIds", "count_words", "encode_words", "missing"]
 
-VERSION = 2
+VERSION = 3
 NOT_HANDLED = 0xFFFF
 MAX_COUNT = 4096  # a text in which an n-gram occurs more often is left to the reference
 _pointer = ctypes.c_void_p
@@ -30,6 +30,11 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bilstm_vocabulary_create": (_pointer, (_pointer, _pointer, _pointer, ctypes.c_int64, _pointer)),
     "bilstm_vocabulary_free": (None, (_pointer,)),
     "bilstm_words_encode": (ctypes.c_int, (*[_pointer] * 5, ctypes.c_int64, *[_pointer] * 3)),
+    "bilstm_word_counts_create": (_pointer, ()),
+    "bilstm_word_counts_free": (None, (_pointer,)),
+    "bilstm_word_counts_add": (ctypes.c_int, (*[_pointer] * 5, ctypes.c_int64, _pointer)),
+    "bilstm_word_counts_sizes": (None, (_pointer,) * 3),
+    "bilstm_word_counts_read": (None, (_pointer,) * 4),
     "bilstm_ngrams_create": (_pointer, (ctypes.c_int64, ctypes.c_int, _pointer, _pointer)),
     "bilstm_ngrams_add": (ctypes.c_int, (_pointer, ctypes.c_int64, ctypes.c_int64, _pointer, _pointer, _pointer)),
     "bilstm_ngrams_free": (None, (_pointer,)),
@@ -160,6 +165,49 @@ def encode_words(texts: Sequence[str], vocabularies: WordIds) -> tuple[list[np.n
         raise MemoryError("no memory to find words")
     count = int(offsets[-1])
     return [array[:count] for array in ids], offsets, handled
+
+
+def count_words(chunks: Iterable[Sequence[str]]) -> tuple[dict[str, int], list[str]]:
+    """Count the words of texts.
+
+    Parameters
+    ----------
+    chunks : iterable of sequences of str
+        Each is held in native form while it is read.
+
+    Returns
+    -------
+    counts : dict of str to int
+        How often each word comes, in the order in which they come first.
+    left_out : list of str
+        Texts that are left to the reference; their words are not among the counts.
+    """
+    lower, letters = _tables()
+    left_out: list[str] = []
+    pointer = library().bilstm_word_counts_create()
+    if not pointer:
+        raise MemoryError("no memory to count words")
+    try:
+        for texts in chunks:
+            units, starts = _units_of(texts)
+            handled = np.zeros(len(texts), dtype=np.bool_)
+            if library().bilstm_word_counts_add(
+                pointer, _address(lower), _address(letters), _address(units), _address(starts), len(texts),
+                _address(handled),
+            ):  # fmt: skip
+                raise MemoryError("no memory to count words")
+            left_out += [texts[row] for row in np.flatnonzero(~handled).tolist()]
+        words, size = ctypes.c_int64(), ctypes.c_int64()
+        library().bilstm_word_counts_sizes(pointer, ctypes.byref(words), ctypes.byref(size))
+        units, ends = np.empty(size.value, dtype=np.uint16), np.empty(words.value, dtype=np.int64)
+        often = np.empty(words.value, dtype=np.int64)
+        library().bilstm_word_counts_read(pointer, _address(units), _address(ends), _address(often))
+    finally:
+        library().bilstm_word_counts_free(pointer)
+    text = units.tobytes().decode("utf-16-le", "surrogatepass")  # what is handled has one unit a character
+    begins = [0, *ends.tolist()]
+    counts = {text[begins[word] : begins[word + 1]]: count for word, count in enumerate(often.tolist())}
+    return counts, left_out
 
 
 class NgramMargins:

@@ -7,18 +7,18 @@ Imports numpy, `data`, `engine`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bilstm.data.ragged import Ragged
-from bilstm.data.tokenizers import WordTokenizer
-from bilstm.data.vocabulary import UNKNOWN_ID, TextEncoder
+from bilstm.data.tokenizers import Tokenizer, WordTokenizer
+from bilstm.data.vocabulary import UNKNOWN_ID, IdEncoder, TextEncoder, checked_texts
 from bilstm.engine import words as native
-from bilstm.errors import UsageError
 
-__all__ = ["WordReader"]
+__all__ = ["WordReader", "count_tokens", "encode_texts"]
 
 # Tables for the library take as long to make as this many texts take to read without them, so that a single answer on
 # the command line is not delayed.
@@ -56,12 +56,7 @@ class WordReader:
         UsageError
             If an entry is no text.
         """
-        if isinstance(texts, str):
-            raise UsageError("expected a list of texts, got one text.", "Put it in a list: [text].")
-        texts = list(texts)
-        for number, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UsageError(f"texts[{number}] is {type(text).__name__}, not a text.")
+        texts = list(checked_texts(texts))
         self._texts_read += len(texts)
         if not self.is_possible or self._texts_read < _TEXTS_WORTH_TABLES:
             return self._encoder.encode(texts), self._reference_words(texts)
@@ -114,6 +109,29 @@ class WordReader:
         is_kept = (place < head) | (from_end <= most - head)
         lengths = np.minimum(ids.lengths, most)
         return Ragged(ids.values[is_kept], np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def encode_texts(encoder: TextEncoder | IdEncoder, texts: Sequence[str] | Ragged) -> Ragged:
+    """Return what `encoder.encode` returns, values int64, read natively where that is possible.
+
+    For many texts at once; who answers text by text keeps a `WordReader`.
+    """
+    if isinstance(encoder, IdEncoder) or isinstance(texts, Ragged):
+        return encoder.encode(texts)  # type: ignore[arg-type]
+    return WordReader(encoder).read(texts)[0]
+
+
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Counter[str]:
+    """Count the tokens of texts, natively where that is possible; what a vocabulary is made of."""
+    texts = list(checked_texts(texts))
+    counts: Counter[str] = Counter()
+    if tokenizer == WordTokenizer(True) and native.missing() is None:
+        chunks = (texts[start : start + _CHUNK_TEXTS] for start in range(0, len(texts), _CHUNK_TEXTS))
+        found, texts = native.count_words(chunks)
+        counts.update(found)
+    for tokens in tokenizer.tokens_of(texts):
+        counts.update(tokens)
+    return counts
 
 
 def _joined(parts: list[Ragged]) -> Ragged:

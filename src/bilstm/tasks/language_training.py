@@ -25,6 +25,7 @@ from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokeni
 from bilstm.data.vocabulary import TextEncoder
 from bilstm.errors import DataError, UsageError
 from bilstm.runtime.engine_recurrent import resolve_precision
+from bilstm.runtime.word_ids import count_tokens, encode_texts
 from bilstm.tasks.language_model import Config, LanguageModel, describe_model, for_data, parts_of_pass
 from bilstm.tasks.phases import Clock, begin_training
 
@@ -164,7 +165,8 @@ def build_encoder(texts: Sequence[str], config: Config) -> TextEncoder:
     else:
         tokenizer = BytePairTokenizer.train(texts, config.vocabulary_size, config.lowercase)
     min_count = config.min_count if len(texts) >= FEW_TEXTS else 1
-    return TextEncoder.build(texts, tokenizer, max_size=config.vocabulary_size, min_count=min_count)
+    counts = count_tokens(tokenizer, texts)
+    return TextEncoder.of_counts(counts, tokenizer, max_size=config.vocabulary_size, min_count=min_count)
 
 
 def _development_part(texts: Sequence[str] | Ragged, config: Config, is_given: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +185,7 @@ def _take(texts: Sequence[str] | Ragged, rows: np.ndarray) -> Sequence[str] | Ra
 
 
 def _encoded(texts: Sequence[str] | Ragged, encoder: TextEncoder) -> Ragged:
-    return texts if isinstance(texts, Ragged) else encoder.encode(texts)
+    return texts if isinstance(texts, Ragged) else encode_texts(encoder, texts)
 
 
 def _with_smaller_dev(

@@ -29,6 +29,7 @@ from bilstm.data.vocabulary import IdEncoder, TextEncoder, Vocabulary, encoder_f
 from bilstm.description import Layer
 from bilstm.errors import DataError, ModelFolderError, ShapeError, UsageError
 from bilstm.model_folder import load_model
+from bilstm.runtime.word_ids import count_tokens
 from bilstm.tasks.text_classification import Config
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ class StartingWeights:
         assert not isinstance(texts, Ragged)  # as checked above
         old = self.encoder.vocabulary
         min_count = config.min_count if len(texts) >= FEW_ROWS else 1
-        counted = Vocabulary.build(self.encoder.tokenizer.tokens_of(texts), config.vocabulary_size, min_count)
+        counts = count_tokens(self.encoder.tokenizer, texts)
+        counted = Vocabulary.of_counts(counts, config.vocabulary_size, min_count)
         added = tuple(token for token in counted.tokens if token not in old.id_of)
         return TextEncoder(self.encoder.tokenizer, Vocabulary(old.tokens + added), config.max_length, config.keep)
 

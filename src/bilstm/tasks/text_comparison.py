@@ -32,6 +32,7 @@ from bilstm.evaluation.comparison import (
 )
 from bilstm.evaluation.drawing import duration
 from bilstm.metrics import evaluate_classification, evaluate_multilabel
+from bilstm.runtime.word_ids import encode_texts
 from bilstm.tasks.compared_models import DEFAULT_MODELS, LINEAR, settings_of
 from bilstm.tasks.comparison_results import FIGURE, PAGE, RESULTS, Result, ResultFolder
 from bilstm.tasks.text_classification import Config, Texts, output_count
@@ -226,7 +227,7 @@ def _encoded(
 
     def part(records: Records, targets: np.ndarray, ids: Ragged | None = None) -> _Part:
         texts = _texts(records)
-        return _Part(texts, encoder.encode(texts) if ids is None else ids, targets)  # type: ignore[arg-type]
+        return _Part(texts, encode_texts(encoder, texts) if ids is None else ids, targets)
 
     rows = _Rows(
         records=records,

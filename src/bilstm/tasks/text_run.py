@@ -27,6 +27,7 @@ from bilstm.evaluation.report import build_report
 from bilstm.evaluation.report_data import InputFile, describe_part
 from bilstm.explanation.report import STYLE, ReportExplanations, explain_for_report, sections_of
 from bilstm.model_folder import check_output
+from bilstm.runtime.word_ids import encode_texts
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.precision_scores import precision_scores
 from bilstm.tasks.starting_weights import read_start
@@ -379,7 +380,7 @@ def _scored(
     is_final: bool = False,
     dev: ScoredPart | None = None,
 ) -> ScoredPart:
-    lengths = model.encoder.encode(_texts(records)).lengths  # type: ignore[arg-type]
+    lengths = encode_texts(model.encoder, _texts(records)).lengths
     extra = [] if dev is None else [describe_part("development part", dev.lengths, dev.targets, model.labels.names)]
     return ScoredPart(
         name=name,
@@ -446,7 +447,7 @@ def _write(
     if job.valid is not None and parts.valid is not None:
         files += [InputFile(s.path, "development", s.rows, s.sha256 or "") for s in parts.valid[0].sources]
     notes = list(records.notes)
-    train_ids = outcome.model.encoder.encode(_texts(parts.train.select(outcome.train_rows)))  # type: ignore[arg-type]
+    train_ids = encode_texts(outcome.model.encoder, _texts(parts.train.select(outcome.train_rows)))
     if unknown := len(rows_without_known_tokens(train_ids)):
         notes.append(f"{unknown:,} training texts hold no known word.")
     title = f"{records.label_column or 'label'} of {', '.join(Path(path).name for path in job.data)}"

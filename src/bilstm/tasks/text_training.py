@@ -24,6 +24,7 @@ from bilstm.errors import DataError, UsageError
 from bilstm.evaluation.joining import fit_joining
 from bilstm.metrics import Temperature, fit_temperature
 from bilstm.runtime.model import Model as RuntimeModel
+from bilstm.runtime.word_ids import count_tokens, encode_texts
 from bilstm.tasks.joined_teaching import TeacherMargins
 from bilstm.tasks.phase_documents import Documents
 from bilstm.tasks.phase_results import PhaseRecord
@@ -202,8 +203,8 @@ def fit(
                 )
             else:
                 encoder = start.encoder_for(train_texts, config)
-                train_ids = encoder.encode(train_texts)  # type: ignore[arg-type]
-            dev_ids = encoder.encode(dev_texts)  # type: ignore[arg-type]
+                train_ids = encode_texts(encoder, train_texts)
+            dev_ids = encode_texts(encoder, dev_texts)
     config = for_data(config, train_ids.lengths)
     tell(events.Note(_plan(train_ids, dev_ids, encoder, labels, config)))
     linear = None
@@ -421,8 +422,8 @@ def build_encoder(
         tokenizer = CharacterTokenizer(config.lowercase)
     else:
         tokenizer = BytePairTokenizer.train(texts, config.vocabulary_size, config.lowercase)
-    built = TextEncoder.build(
-        texts,
+    built = TextEncoder.of_counts(
+        count_tokens(tokenizer, texts),
         tokenizer,
         max_size=config.vocabulary_size,
         min_count=config.min_count if len(texts) >= FEW_ROWS else 1,
@@ -430,12 +431,13 @@ def build_encoder(
         keep=config.keep,
     )
     if unlabelled is not None and not isinstance(unlabelled, Ragged):
-        counted = Vocabulary.build(tokenizer.tokens_of(unlabelled), config.vocabulary_size, max(config.min_count, 2))
+        counts = count_tokens(tokenizer, unlabelled)
+        counted = Vocabulary.of_counts(counts, config.vocabulary_size, max(config.min_count, 2))
         known = built.vocabulary
         added = tuple(token for token in counted.tokens if token not in known.id_of)
         tokens = known.tokens + added[: max(config.vocabulary_size - len(known), 0)]
         built = TextEncoder(tokenizer, Vocabulary(tokens), config.max_length, config.keep)
-    return built, built.encode(texts)
+    return built, encode_texts(built, texts)
 
 
 def _unlabelled_ids(
@@ -452,7 +454,7 @@ def _unlabelled_ids(
 
     if isinstance(unlabelled.texts, Ragged) != (has_ids or isinstance(encoder, IdEncoder)):
         raise DataError("the unlabelled texts and the labelled ones must both be texts, or both word ids.")
-    ids = unlabelled.texts if has_ids else encoder.encode(unlabelled.texts)  # type: ignore[arg-type]
+    ids = unlabelled.texts if has_ids else encode_texts(encoder, unlabelled.texts)
     assert isinstance(ids, Ragged)
     if not ids.values.any():
         raise DataError(f"the {len(ids):,} unlabelled texts hold no known word.", "Is the text column the right one?")
