@@ -12,13 +12,12 @@ from scipy.optimize import minimize
 from scipy.special import expit, rel_entr, softmax
 from torch import nn
 
-from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
 from bilstm.errors import DataError, OutputError, UsageError
 from bilstm.tasks import joined_teaching, phase_documents, text_phases, text_teaching
 from bilstm.tasks.phase_losses import MixedLoss
 from bilstm.tasks.phase_results import is_kept
-from bilstm.tasks.text_classification import Config, words_of
+from bilstm.tasks.text_classification import words_of
 from bilstm.tasks.text_network import Part
 from bilstm.tasks.text_training import Unlabelled, fit
 from bilstm.training import events, linear_teacher
@@ -28,6 +27,7 @@ from bilstm.training.objectives import binary_cross_entropy, cross_entropy, pert
 from bilstm.training.self_training import choose_pseudo_labels
 from bilstm.training.unlabelled import MixedBatches
 from bilstm.training.virtual_adversarial import divergence, mixed_terms, prediction_entropy, standardize_embedding
+from unlabelled_runs import BINARY, SMALL, Cut, texts_of, trained
 
 # ---- the four terms ------------------------------------------------------------------------------------------------
 
@@ -256,47 +256,6 @@ def test_what_is_trusted_is_turned_off_by_two_standard_errors_only():
 
 # ---- whole trainings -----------------------------------------------------------------------------------------------
 
-GOOD, BAD, OTHER = ["good", "fine", "great", "lovely"], ["bad", "poor", "awful", "dull"], [f"w{n}" for n in range(40)]
-BINARY = LabelSet("binary", ("no", "yes"))
-SMALL = Config(
-    embedding_size=8, hidden_size=8, learning_rate=0.02, batch_steps=300, max_epochs=25, threads=1, vector_epochs=1
-)
-
-
-def texts_of(targets: np.ndarray, seed: int) -> list[str]:
-    random = np.random.default_rng(seed)
-    found = []
-    for target in targets:
-        words = list(random.choice(OTHER, 6))
-        words[random.integers(6)] = str(random.choice(GOOD if target else BAD))
-        found.append(" ".join(words))
-    return found
-
-
-def trained(unlabelled: list[str], rows: int = 120, **given):
-    targets = np.arange(rows) % 2
-    told: list[str] = []
-
-    def listen(event: object) -> None:
-        if isinstance(event, events.Note):
-            told.append(event.text)
-        if "listen" in given:
-            given["listen"](event)
-
-    options = {name: value for name, value in given.items() if name in ("checkpoint", "resume", "valid")}
-    further = Unlabelled(unlabelled, given.get("budget") or Budget(None))
-    outcome = fit(
-        texts_of(targets, 0),
-        targets,
-        BINARY,
-        given.get("config", SMALL),
-        baseline=given.get("baseline", False),
-        unlabelled=further,
-        progress=listen,
-        **options,
-    )
-    return outcome, told
-
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
@@ -447,10 +406,6 @@ def test_a_phase_that_hurts_is_turned_off(monkeypatch):
     assert any(note.startswith("mixed objective: turned off") for note in told)
     assert outcome.result.best_epoch <= 30
     assert outcome.network_metrics["accuracy"] == pytest.approx(labelled.score_after)
-
-
-class Cut(Exception):
-    """Stands for a power failure."""
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,7 @@ def fit(
     checkpoint: str | None = None,
     resume: bool = False,
     progress: Listener | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> LanguageOutcome:
     """Train a language model.
 
@@ -112,7 +113,7 @@ def fit(
         What to encode with, or what made the ids; by default built from the training part.
     vectors : ndarray of shape (vocabulary_size, embedding_size), float32, optional
         Where word vectors start, in place of what `config.vectors` says.
-    checkpoint, resume, progress
+    checkpoint, resume, progress, stop
         As in `training.train`.
 
     Raises
@@ -146,7 +147,7 @@ def fit(
             f"vectors must have shape ({len(encoder.vocabulary)}, {config.embedding_size}), got {vectors.shape}."
         )
     tell(events.Note(_plan(train_ids, dev_ids, encoder, config)))
-    net, result = _train(train_ids, dev_ids, encoder, config, vectors, checkpoint, resume, tell, clock)
+    net, result = _train(train_ids, dev_ids, encoder, config, vectors, checkpoint, resume, tell, clock, stop)
     from bilstm.layers.model import weights_of
 
     model = LanguageModel.of(encoder, net.description, weights_of(net), threads=config.threads)
@@ -231,6 +232,7 @@ def _train(
     resume: bool,
     tell: Listener,
     clock: Clock,
+    stop: Callable[[], bool] | None,
 ) -> tuple[LanguageNet, TrainResult]:
     """Train the torch face; return it with its best weights."""
     import torch
@@ -277,6 +279,7 @@ def _train(
             checkpoint=checkpoint,
             resume=resume,
             progress=tell,
+            stop=stop,
             randomness=randomness,
             data_fingerprint=_fingerprint(train_ids, dev_ids, encoder),
         )

@@ -95,8 +95,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+WIDE_SECONDS = 40 * 60
+
+
 def wide_settings(seconds: float | None) -> dict[str, Any]:
-    """Return sizes that a training with unlabelled texts can use in a time: more features need more steps.
+    """Return sizes that a training with unlabelled texts can use in a time: more units need longer steps.
 
     Parameters
     ----------
@@ -105,8 +108,7 @@ def wide_settings(seconds: float | None) -> dict[str, Any]:
     """
     if seconds is None:
         return {"embedding_size": 300, "hidden_size": 512}
-    size = 128 if seconds < 40 * 60 else 192 if seconds < 75 * 60 else 256
-    return {"embedding_size": size, "hidden_size": size}
+    return {"embedding_size": 128, "hidden_size": 128 if seconds < WIDE_SECONDS else 256}
 
 
 def resolve_settings(

@@ -15,7 +15,7 @@ Imports no torch; `place` is given a model that has it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from bilstm.tasks.text_classification import Config
 if TYPE_CHECKING:
     from bilstm.layers.model import Model
 
-__all__ = ["StartingWeights", "read_start"]
+__all__ = ["StartingWeights", "read_start", "weights_to_start_with"]
 
 TASKS = ("language-model", "text-classification")
 # Settings that decide the shapes of what is taken over, or what a token is
@@ -179,21 +179,41 @@ def read_start(folder: str | Path) -> StartingWeights:
     prefix = ""
     if layers and isinstance(layers[0], description.Average):  # of several members, the first
         prefix, layers = "layers.0.members.0.", layers[0].layers
+    parts = weights_to_start_with(layers, stored.weights, prefix=prefix, where=str(folder))
+    adopted = {name: _plain(known[name]) for name in SHARED if name in known}
+    return StartingWeights(str(folder), str(task), encoder_from_config(vocabulary.decode("utf-8")), adopted, parts)
+
+
+def weights_to_start_with(
+    layers: Sequence[Layer], weights: Mapping[str, np.ndarray], *, prefix: str = "", where: str
+) -> tuple[tuple[Layer, dict[str, np.ndarray]], ...]:
+    """Return the layers that a new model can take over, each with its weights by torch's names.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    weights : mapping of str to ndarray
+        Those of layer n are named `{prefix}layers.{n}.`.
+    where : str
+        Named in the error.
+
+    Raises
+    ------
+    ModelFolderError
+        If one is missing or of another shape.
+    """
     parts = []
     for number, layer in enumerate(layers):
         if not isinstance(layer, _KINDS):
             continue
         own = {}
         for name, shape in description.weight_shapes_of(layer).items():
-            array = stored.weights.get(f"{prefix}layers.{number}.{name}")
+            array = weights.get(f"{prefix}layers.{number}.{name}")
             if array is None or array.shape != shape:
-                raise ModelFolderError(f"{folder}: weight 'layers.{number}.{name}' is missing or not of shape {shape}.")
+                raise ModelFolderError(f"{where}: weight 'layers.{number}.{name}' is missing or not of shape {shape}.")
             own[name] = array
         parts.append((layer, own))
-    adopted = {name: _plain(known[name]) for name in SHARED if name in known}
-    return StartingWeights(
-        str(folder), str(task), encoder_from_config(vocabulary.decode("utf-8")), adopted, tuple(parts)
-    )
+    return tuple(parts)
 
 
 def _plain(value: Any) -> Any:

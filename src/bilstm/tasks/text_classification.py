@@ -43,7 +43,7 @@ __all__ = ["TASK", "Config", "TextModel", "describe_model", "for_data", "output_
 TASK = "text-classification"
 Texts = Sequence[str] | Ragged  # a Ragged holds word ids, as Keras' files do
 
-PHASES = ("linear-teacher", "joined-teacher", "mixed", "self-training")
+PHASES = ("language-model", "linear-teacher", "joined-teacher", "mixed", "self-training")
 BATCH_ROWS, BATCH_STEPS = 256, 32_768  # of prediction: enough to keep the cores busy, little memory
 
 
@@ -162,8 +162,8 @@ class Config(TrainConfig):
     )
     phases: tuple[str, ...] = settings.field(
         PHASES,
-        help="What is learned from unlabelled texts beside word vectors, joined by commas: linear-teacher and "
-        "self-training (few labels), joined-teacher (many), mixed; or none.",
+        help="What is learned from unlabelled texts beside word vectors, joined by commas: language-model, "
+        "linear-teacher and self-training (few labels), joined-teacher (many), mixed; or none.",
     )
     join_linear: bool = settings.field(
         True, help="Add the linear n-gram model to the network's logits where the development part gains by it."

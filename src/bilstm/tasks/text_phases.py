@@ -1,4 +1,4 @@
-"""A text classifier that learns from unlabelled texts too: word vectors, labels, teachers, mixed objective.
+"""A text classifier that learns from unlabelled texts too: word vectors, labels, language model, teachers, and more.
 
 Each phase begins with the best weights so far and has a time of its own out of the budget. What it gives is kept only
 if the development part does not speak against it. Each phase has a checkpoint of its own and what was planned is
@@ -41,6 +41,7 @@ from bilstm.tasks.phase_teaching import Lesson
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import Config
 from bilstm.tasks.text_network import Objective, Part, begin_network, embedding_index, new_network
+from bilstm.tasks.text_pretraining import learn_language
 from bilstm.tasks.text_teaching import (
     JOINED_ROUNDS,
     LEAST_WORDS,
@@ -67,6 +68,7 @@ FEW_LABELS = 2_500  # with more, self-training adds little to the mixed objectiv
 NORM = 1.5  # of the adversarial change where the settings name none
 MIXED_RATE, MIXED_BETAS = 0.001, (0.0, 0.98)  # of Sachan et al. 2019
 VECTOR_SHARE, LABELLED_SHARE, SELF_SHARE = 0.2, 0.15, 0.25  # of the time that is left when the phase begins
+SAMPLE_TEXTS = 200  # that show how fast word vectors are learned
 FEWEST_STEPS = 1_500  # smaller batches where a budget gives fewer
 MIXED_PASSES = 50  # over the labelled texts at most, as published
 LEAST_MIXED_SECONDS = 60.0  # after a teacher
@@ -116,6 +118,7 @@ class UnlabelledTraining:
     linear: Callable[[], TeacherMargins] | None = None
     net: Any = None
     records: list[PhaseRecord] = field(default_factory=list)
+    language_start: dict[str, Any] = field(default_factory=dict)  # what the network begins with after that phase
     lesson: Lesson | None = None  # of the linear teacher, also where the network gained nothing by it
 
     def run(self) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
@@ -141,8 +144,14 @@ class UnlabelledTraining:
         is_taught = False
         if not first.best_epoch or self._is_ended(first):
             wanted = ()
+        is_trusted = len(self.dev.targets) < FEW_DEV_ROWS
+        if "language-model" in wanted:
+            results.append(self._phase("language model", lambda: learn_language(self), is_trusted=is_trusted))
+            if self._is_ended(results[-1]):
+                wanted = ()
+            elif results[-1] is not None and self.records[-1].is_kept:
+                self.initial, self._has_own_scale = self.language_start, True
         if "linear-teacher" in wanted and has_few:
-            is_trusted = len(self.dev.targets) < FEW_DEV_ROWS
             results.append(self._phase("linear teacher", lambda: follow_linear_teacher(self), is_trusted=is_trusted))
             is_taught = results[-1] is not None and self.records[-1].is_kept
         if "joined-teacher" in wanted and not has_few:
@@ -150,6 +159,7 @@ class UnlabelledTraining:
                 results.append(self._phase(f"joined teacher {number}", lambda n=number: follow_joined_teacher(self, n)))
                 if self._is_ended(results[-1]) or results[-1] is None or not self.records[-1].is_kept:
                     break
+                is_taught = True
                 if self.budget.left() < self.records[-1].seconds / 2:  # too little for another
                     break
         if is_taught or self._is_ended(results[-1]):
@@ -196,7 +206,8 @@ class UnlabelledTraining:
                 os.replace(waiting, Path(self.checkpoint) / PLAN)
         return self._plan[name]
 
-    def _place(self, name: str) -> str | None:
+    def place(self, name: str) -> str | None:
+        """Return the folder of a phase's checkpoint."""
         return None if self.checkpoint is None else str(Path(self.checkpoint) / name.replace(" ", "-"))
 
     def _fingerprint(self) -> str:
@@ -217,20 +228,22 @@ class UnlabelledTraining:
     def _start(self) -> None:
         """Fill the word vectors, from another model or learned from all texts, and bring them to one scale."""
         begin_network(self.net, self.encoder, self.config, self.start, self.tell, self._learned_vectors)
+        self._has_own_scale = self.start is not None
         self._standardize()
+        self.word_table = self._table.detach().numpy().copy()  # what teachers read as word vectors
         self.initial = {name: value.clone() for name, value in self.net.state_dict().items()}
 
     def _standardize(self) -> None:
         """Bring the word vectors to one scale; those of another model keep theirs, which its layers have learned."""
         from bilstm.training.virtual_adversarial import standardize_embedding
 
-        if self.start is None:
+        if not self._has_own_scale:
             standardize_embedding(self._table.data, self._shares, VECTOR_SCALE)
 
     def _norm(self) -> float:
         """Return the norm of a change in proportion to the scale of the word vectors."""
         norm = NORM if self.config.adversarial_norm is None else self.config.adversarial_norm
-        if self.start is None:
+        if not self._has_own_scale:
             return norm * VECTOR_SCALE / NORM_SCALE
         table = self._table.detach()
         mean = self._shares @ table
@@ -257,10 +270,13 @@ class UnlabelledTraining:
         def choose() -> dict[str, int]:
             if self.budget.seconds is None:
                 return {"epochs": config.vector_epochs, "texts": len(every)}
-            sample = every.select(np.arange(min(len(every), max(50, len(every) // 200))))
-            started = time.perf_counter()
-            train_word_vectors(sample, *size, epochs=1, **settings)
-            speed = len(sample.values) / (time.perf_counter() - started)
+            sample = every.select(np.arange(min(len(every), max(SAMPLE_TEXTS, len(every) // 200))))
+            taken = []
+            for passes in (1, 3):  # the difference is two passes without what is made ready before them
+                started = time.perf_counter()
+                train_word_vectors(sample, *size, epochs=passes, **settings)
+                taken.append(time.perf_counter() - started)
+            speed = 2 * len(sample.values) / max(taken[1] - taken[0], 1e-6)
             words = VECTOR_SHARE * self.budget.left() * speed
             epochs = int(min(max(words // max(len(every.values), 1), 1), config.vector_epochs))
             return {
@@ -309,6 +325,15 @@ class UnlabelledTraining:
 
     def _labelled(self) -> TrainResult:
         """Train on the labelled texts alone; there is nothing to go back to."""
+        started = time.perf_counter()
+        with self.clock.phase("training"):
+            result = self.learn_labels("labelled texts")
+        score = result.best_score
+        self.records.append(PhaseRecord("labelled texts", time.perf_counter() - started, True, None, score))
+        return result
+
+    def learn_labels(self, name: str) -> TrainResult:
+        """Learn the labels from the present weights on, for as many epochs as the budget gave the first time."""
         from bilstm.training.budget import steps_within
 
         config = self.config
@@ -328,12 +353,7 @@ class UnlabelledTraining:
         epochs = self.planned("labelled texts", choose)
         decay = decay_for(config, epochs * len(batches))
         config = dataclasses.replace(config, max_epochs=epochs, average_decay=decay)
-        started = time.perf_counter()
-        with self.clock.phase("training"):
-            result = self.loop("labelled texts", objective.step_loss, objective, deal, config)
-        score = result.best_score
-        self.records.append(PhaseRecord("labelled texts", time.perf_counter() - started, True, None, score))
-        return result
+        return self.loop(name, objective.step_loss, objective, deal, config)
 
     def _mixed(self) -> TrainResult:
         """Cross entropy, adversarial, virtual adversarial and entropy terms over both kinds of texts."""
@@ -388,7 +408,6 @@ class UnlabelledTraining:
         from bilstm.training.loop import train
 
         is_first = name == "labelled texts"  # it gives a model, however small the budget
-        limit = None if self.budget.seconds is None or is_first else OVERRUN * self.budget.seconds
         looks = len(self.dev.targets) >= FEW_DEV_ROWS or is_first
         return train(
             self.net,
@@ -396,13 +415,17 @@ class UnlabelledTraining:
             (lambda: objective.dev_score(self.dev)) if looks else None,
             deal,
             config,
-            checkpoint=self._place(name),
+            checkpoint=self.place(name),
             resume=self.resume,
             progress=self.tell,
-            stop=None if limit is None else lambda: self.budget.used() > limit,
+            stop=None if is_first else self.overrun,
             randomness=self.net.randomness,
             data_fingerprint=self._fingerprint(),
         )
+
+    def overrun(self) -> bool:
+        """Say whether the budget is used up and more."""
+        return self.budget.seconds is not None and self.budget.used() > OVERRUN * self.budget.seconds
 
     def seconds_a_step(self, step_loss: Callable[[Any], Any], batches: Sequence) -> float:
         """Time a few batches, spread over the epoch, without training on them."""

@@ -19,7 +19,7 @@ from bilstm.tasks.phase_documents import Documents, learn_documents
 from bilstm.tasks.phase_losses import TaughtLoss
 from bilstm.tasks.phase_results import FEW_DEV_ROWS, looks_of, phase_config
 from bilstm.tasks.phase_teaching import lesson_of, teacher_texts_within
-from bilstm.tasks.text_network import Objective, Part, embedding_index
+from bilstm.tasks.text_network import Objective, Part
 
 if TYPE_CHECKING:
     from bilstm.tasks.text_phases import UnlabelledTraining
@@ -40,7 +40,7 @@ LEAST_WORDS = 3_000  # of a step
 CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the texts taken in each round
 SELF_TEXTS, SELF_STEPS = 20_000, 1_500
 TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
-JOINED_ROUNDS, JOINED_PASSES = 2, 8  # passes of a round over the texts that a joined teacher answered, at most
+JOINED_ROUNDS, JOINED_PASSES = 3, 8  # passes of a round over the texts that a joined teacher answered, at most
 SPARE_SECONDS = 10.0
 
 
@@ -57,10 +57,9 @@ def follow_linear_teacher(training: UnlabelledTraining) -> TrainResult | None:
         training.tell(events.Note(f"linear teacher: left out, there are texts or time for {len(rows)} texts only."))
         return None
     documents = _documents(training, rows)
-    table = training.initial[f"layers.{embedding_index(training.net.description)}.weight"].numpy()
     texts = (training.whole.select(rows), training.unlabelled.select(rows))
     stored = _file(training, "linear-teacher.npz")
-    training.lesson = lesson_of(training.train, *texts, classes, table, documents, config.seed, stored)
+    training.lesson = lesson_of(training.train, *texts, classes, training.word_table, documents, config.seed, stored)
     chosen = training.lesson.taught
     said = f"{len(chosen.targets):,} of {len(rows):,} unlabelled texts labelled by linear models"
     training.tell(events.Note(f"linear teacher: {said}."))

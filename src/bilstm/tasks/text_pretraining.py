@@ -1,0 +1,163 @@
+"""The phase of a text classifier in which a language model of all texts is what the network begins with.
+
+Word vectors know which words stand near each other; a language model also knows what follows what, in both directions
+(Dai and Le 2015, arXiv:1511.01432; Howard and Ruder 2018, arXiv:1801.06146). Its word vectors and recurrent layer take
+the place of the first ones, and the labels are learned again. Imports torch only inside the functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bilstm.data.vocabulary import TextEncoder
+from bilstm.tasks import language_model
+from bilstm.tasks.starting_weights import StartingWeights, weights_to_start_with
+
+if TYPE_CHECKING:
+    from bilstm.data.ragged import Ragged
+    from bilstm.tasks.language_training import LanguageOutcome
+    from bilstm.tasks.text_phases import UnlabelledTraining
+    from bilstm.training.events import Listener
+    from bilstm.training.loop import TrainResult
+
+__all__ = ["learn_language"]
+
+LANGUAGE_SHARE = 0.4  # of the time that is left
+FEWEST_PASSES, MOST_PASSES, USUAL_PASSES = 0.5, 6.0, 3.0  # over all texts: with less it says little; without a budget
+PARTS = 4  # of a pass, after each of which the held-out texts are scored
+HELD_OUT_WORDS, HELD_OUT_SHARE = 10_000, 0.1  # every word of the vocabulary is compared with each of them
+SAMPLE_WORDS = 60_000  # show how fast it goes
+
+
+def learn_language(training: UnlabelledTraining) -> TrainResult | None:
+    """Learn a language model of the labelled and unlabelled texts, begin with its weights, and learn the labels.
+
+    The phase of `text_phases.UnlabelledTraining` of that name: returns how learning the labels went, or None where it
+    was left out.
+    """
+    from bilstm.tasks.language_training import fit
+    from bilstm.training import events
+    from bilstm.training.unlabelled import joined_rows
+
+    reason = _missing(training)
+    if reason is not None:
+        training.tell(events.Note(f"language model: left out, {reason}."))
+        return None
+    texts, held_out = _held_out(joined_rows(training.train.ids, training.whole), training.config.seed)
+    passes = float(training.planned("language model", lambda: _passes_within(training, texts, held_out)))
+    if passes == 0:
+        training.tell(events.Note(f"language model: left out, there is no time for {FEWEST_PASSES:g} passes."))
+        return None
+    config = _config(training, len(texts.values), passes)
+    outcome = fit(
+        texts,
+        config,
+        valid=held_out,
+        encoder=training.encoder,  # type: ignore[arg-type]
+        vectors=training.vectors,
+        checkpoint=training.place("language model"),
+        resume=training.resume,
+        progress=_told(training.tell),
+        stop=training.overrun,
+    )
+    if outcome.result.stopped_because in ("interrupted", "stopped"):
+        return dataclasses.replace(outcome.result, history=(), best_epoch=0, best_score=None, steps=0)
+    _place(training, outcome, config)
+    training.language_start = {name: value.clone() for name, value in training.net.state_dict().items()}
+    return training.learn_labels("labels after the language model")
+
+
+def _missing(training: UnlabelledTraining) -> str | None:
+    """Say why there can be no language model, if so."""
+    config = training.config
+    if training.start is not None:
+        return "the network begins with another model"
+    if not isinstance(training.encoder, TextEncoder):
+        return "the texts are word ids"
+    shape = (config.convolution_size, config.num_layers, config.layer_sizes, config.bidirectional, config.merge_mode)
+    if shape != (None, 1, None, True, "concat") or config.cell == "none":
+        return "it begins networks of one bidirectional layer whose directions stand side by side"
+    return None
+
+
+def _config(training: UnlabelledTraining, words: int, passes: float) -> language_model.Config:
+    own, part = training.config, max(words // PARTS, 1)
+    return language_model.Config(
+        seed=own.seed,
+        max_epochs=max(round(passes * PARTS), 1),
+        epoch_words=part,
+        embedding_size=own.embedding_size,
+        cell=own.cell,  # type: ignore[arg-type]
+        hidden_size=own.hidden_size,
+        threads=own.threads,
+        backend=own.backend,
+        precision=own.precision,
+        patience=None,
+        checkpoint_minutes=own.checkpoint_minutes,
+        checkpoint_steps=own.checkpoint_steps,
+    )
+
+
+def _held_out(texts: Ragged, seed: int) -> tuple[Ragged, Ragged]:
+    """Set some texts apart, which show how well the others are learned."""
+    order = np.random.default_rng(seed).permutation(len(texts))
+    most = min(HELD_OUT_WORDS, HELD_OUT_SHARE * len(texts.values))
+    count = max(int(np.searchsorted(np.cumsum(texts.lengths[order]), most)), 1)
+    return texts.select(np.sort(order[count:])), texts.select(np.sort(order[:count]))
+
+
+def _passes_within(training: UnlabelledTraining, texts: Ragged, held_out: Ragged) -> float:
+    """Return how many passes over the texts fit into their share of the time; 0 if too few."""
+    from bilstm.tasks.language_training import fit
+
+    if training.budget.seconds is None:
+        return USUAL_PASSES
+    count = int(np.searchsorted(texts.offsets, SAMPLE_WORDS, side="right"))
+    sample = texts.select(np.arange(min(max(count, 1), len(texts))))
+    words = len(sample.values)
+    outcome = fit(
+        sample,
+        dataclasses.replace(_config(training, words, 1.0), max_epochs=1, epoch_words=words),
+        valid=held_out,
+        encoder=training.encoder,  # type: ignore[arg-type]
+        vectors=training.vectors,
+    )
+    reading = outcome.result.seconds
+    scoring = max(outcome.seconds["training"] - reading, 0.0)
+    a_pass = reading * len(texts.values) / words + PARTS * scoring
+    fitting = (LANGUAGE_SHARE * training.budget.left() - scoring) / a_pass
+    return min(fitting, MOST_PASSES) if fitting >= FEWEST_PASSES else 0.0
+
+
+def _told(tell: Listener) -> Listener:
+    """Show the language model's training as one piece of work."""
+    from bilstm.training import events
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.StepDone):
+            done = (event.epoch - 1) * event.batches + event.position
+            tell(events.PhaseAdvanced("language model", done, event.max_epochs * event.batches, "batches"))
+        elif isinstance(event, events.EpochDone) and event.row.dev_loss is not None:
+            found = f"perplexity of held-out texts {math.exp(min(event.row.dev_loss, 700.0)):,.1f}"
+            tell(events.Note(f"Language model: after {event.row.epoch / PARTS:g} passes, {found}."))
+        elif isinstance(event, events.Note):
+            tell(events.Note(f"Language model: {event.text}"))
+
+    return listen
+
+
+def _place(training: UnlabelledTraining, outcome: LanguageOutcome, config: language_model.Config) -> None:
+    """Put the language model's word vectors and recurrent layer into the network; all else is as it began."""
+    from bilstm.training.checkpoint import set_weights
+
+    assert isinstance(training.encoder, TextEncoder)
+    layers = language_model.describe_model(config, len(training.encoder.vocabulary))
+    parts: Any = weights_to_start_with(layers, outcome.model.weights, where="language model")
+    set_weights(training.net, training.initial)
+    StartingWeights("language model", "language-model", training.encoder, {}, parts).place(
+        training.net, training.encoder
+    )
