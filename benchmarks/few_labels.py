@@ -6,9 +6,9 @@
 
 IMDB holds train.csv.gz, unlabelled.csv.gz and test.csv.gz. A draw takes as many labelled rows of each class, by its
 seed; everything, the choice of epoch and of what is kept included, is chosen on a part of these rows. Unlabelled text
-is the training texts and the unlabelled ones, never the test part, which is scored once a cell. Vocabulary, ids and
-vectors of words and of texts need no labels and are shared by the cells; so is the language model, which
-`bilstm pretrain` writes into ROOM/language. A cell with up to 1,000 labels has five minutes, one with more --budget.
+is the training texts and the unlabelled ones, never the test part, which is scored once a cell. Vocabulary, ids, word
+and document vectors and a language model need no labels and are shared by the cells. A cell with up to 1,000 labels has
+five minutes, one with more --budget.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import resource
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from bilstm.data.ragged import Ragged
 from bilstm.data.records import read_records
 from bilstm.data.tokenizers import WordTokenizer
 from bilstm.data.vocabulary import TextEncoder, encoder_from_config
+from bilstm.tasks.language_model import Config as LanguageConfig
+from bilstm.tasks.language_training import fit as fit_language
 from bilstm.tasks.phase_documents import MOST_PASSES
 from bilstm.tasks.starting_weights import read_start
 from bilstm.tasks.text_classification import Config, for_data
@@ -44,20 +47,25 @@ ROWS = {
     "nb-svm": "NB-SVM of 1-3-grams, linear",
     "bilstm": "BiLSTM, random start",
     "vectors": "+ word vectors of all texts",
-    "language-model": "+ language model (`bilstm pretrain`)",
+    "language-model": "+ language model",
     "mixed": "vectors + mixed objective",
     "self-training": "vectors + mixed objective + self-training",
     "linear-teacher-without-documents": "vectors + linear teacher without document vectors",
-    "default": "the default: vectors + teachers (few labels: linear; many: joined, then mixed)",
+    "without-language-model": "vectors + teachers (few labels: linear; many: joined)",
+    "default": "the default: vectors + language model + teachers",
 }
+TEACHERS = ("linear-teacher", "joined-teacher", "mixed", "self-training")
 PHASES = {
     "vectors": ("none",),
-    "language-model": ("none",),
+    "language-model": ("language-model",),
     "mixed": ("mixed",),
     "self-training": ("mixed", "self-training"),
+    "linear-teacher-without-documents": TEACHERS,
+    "without-language-model": TEACHERS,
 }
 LABELS = LabelSet("binary", ("negative", "positive"))
 SMALL_CELL, SMALL_SECONDS = 1_000, 260.0  # of 300: reading, scoring, and a tenth that phases may overrun
+LANGUAGE_UNITS, LANGUAGE_PASSES = 256, 3
 LINES = RESULTS / "few_labels.jsonl"
 
 
@@ -83,8 +91,27 @@ def prepare(data: Path, cache: Path, size: int, epochs: int, threads: int | None
         documents = train_document_vectors(every, epochs=MOST_PASSES, threads=threads, progress=progress)
     np.save(cache / "documents.npy", documents)
     facts |= {"document_seconds": round(time.perf_counter() - began, 1), "document_passes": MOST_PASSES}
+    facts |= _language(every, encoder, vectors, cache / "language", threads)
     (cache / "prepared.json").write_text(json.dumps(facts), encoding="utf-8")
     print(json.dumps(facts))
+
+
+def _language(
+    texts: Ragged, encoder: TextEncoder, vectors: np.ndarray, folder: Path, threads: int | None
+) -> dict[str, Any]:
+    """Learn a language model of all texts and write it to a folder."""
+    began = time.perf_counter()
+    config = LanguageConfig(embedding_size=vectors.shape[1], hidden_size=LANGUAGE_UNITS, threads=threads)
+    config = replace(config, epoch_words=len(texts.values) // 4, max_epochs=4 * LANGUAGE_PASSES)
+    with ProgressPrinter(is_perplexity=True, rows_name="words") as progress:
+        outcome = fit_language(texts, config, encoder=encoder, vectors=vectors, progress=progress)
+    outcome.model.save(folder, settings=outcome.config, overwrite=True)
+    return {
+        "language_seconds": round(time.perf_counter() - began, 1),
+        "language_passes": LANGUAGE_PASSES,
+        "language_units": LANGUAGE_UNITS,
+        "language_perplexity": outcome.dev_metrics["perplexity"],
+    }
 
 
 def _read(data: Path, name: str) -> tuple[list[str], np.ndarray]:
@@ -117,11 +144,11 @@ def measure(options: Any) -> dict[str, Any]:
     texts, targets = _read(options.data, "train")
     test_texts, test_targets = _read(options.data, "test")
     rows = draw(targets, options.labels, options.seed)
-    chosen = [texts[row] for row in rows]
     if options.row in ("tf-idf", "nb-svm"):
+        chosen = [texts[row] for row in rows]
         answer = _linear(options.row, chosen, targets[rows], test_texts, test_targets, options.seed)
     else:
-        answer = _network(options, rows, targets[rows], chosen, (test_texts, test_targets))
+        answer = _network(options, rows, targets[rows], (test_texts, test_targets))
     return {
         "row": options.row,
         "labels": options.labels,
@@ -150,9 +177,7 @@ def _linear(
     return {"test_accuracy": accuracy(test, test_targets), "dev_accuracy": accuracy(*parts[1])}
 
 
-def _network(
-    options: Any, rows: np.ndarray, targets: np.ndarray, chosen: list[str], test: tuple[list[str], np.ndarray]
-) -> dict[str, Any]:
+def _network(options: Any, rows: np.ndarray, targets: np.ndarray, test: tuple[list[str], np.ndarray]) -> dict[str, Any]:
     """Train a network on the drawn rows and, but for the first row of the table, on unlabelled texts."""
     cache: Path = options.cache
     with np.load(cache / "ids.npz") as stored:
@@ -162,7 +187,6 @@ def _network(
     seconds = SMALL_SECONDS if options.labels <= SMALL_CELL else 60.0 * options.budget
     given: dict[str, Any] = {}
     texts: Any = ids["train"].select(rows)
-    test_ids = ids["test"]
     config = Config(
         seed=options.seed,
         embedding_size=vectors.shape[1],
@@ -171,26 +195,25 @@ def _network(
         phases=PHASES.get(options.row, Config().phases),
         threads=options.threads,
     )
-    if options.row == "language-model":
-        start = read_start(cache / "language")
-        config, texts, given = start.adopt(config), chosen, {"start": start}
-    elif options.row != "bilstm":
+    if options.row != "bilstm":
         every = all_texts(ids["train"], ids["unlabelled"])
         documents = np.load(cache / "documents.npy")
         if options.row == "linear-teacher-without-documents":
             documents = np.zeros((len(documents), 1), dtype=np.float32)  # which say nothing
-        further = Unlabelled(every, Budget(seconds), (documents[rows], documents))
+        language = None
+        if "language-model" in config.phases:
+            language = read_start(cache / "language")
+            config = language.adopt(config)
+        further = Unlabelled(every, Budget(seconds), (documents[rows], documents), language)
         given = {"encoder": encoder, "unlabelled": further, "vectors": vectors}
     else:
         given = {"encoder": encoder}
     with ProgressPrinter() as progress:
         outcome = fit(texts, targets, LABELS, config, baseline=False, progress=progress, **given)
-    if options.row == "language-model":
-        test_ids = outcome.model.encoder.encode(test[0])  # type: ignore[arg-type]
     model = outcome.model
     words = None if model.joined is None else model.joined.linear.numbers_of(words_of(test[0]))
-    positive = model.logits_of_encoded(test_ids, words)[:, 0] > 0
-    alone = model.logits_of_ids(test_ids)[:, 0] > 0
+    positive = model.logits_of_encoded(ids["test"], words)[:, 0] > 0
+    alone = model.logits_of_ids(ids["test"])[:, 0] > 0
     return {
         "test_accuracy": float((positive == test[1]).mean()),
         "test_accuracy_of_network": float((alone == test[1]).mean()),
@@ -210,7 +233,10 @@ def table(path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     cells: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     for line in lines:
-        cells.setdefault((line["row"], line["labels"]), {})[line["seed"]] = line
+        row = line["row"]
+        if row == "default" and "language_units" not in line["prepared"]:  # from before there was a language model
+            row = "without-language-model"
+        cells.setdefault((row, line["labels"]), {})[line["seed"]] = line
     head = "| | " + " | ".join(f"{size:,} labels" for size in SIZES) + " |\n|---|" + "---|" * len(SIZES)
 
     def of(show: Any) -> str:

@@ -108,7 +108,7 @@ class _TextEstimator(BaseEstimator):
         layer_decay: float = 1.0,
         gradual_unfreezing: bool = False,
         members: int = 1,
-        phases: tuple[str, ...] = ("linear-teacher", "joined-teacher", "mixed", "self-training"),
+        phases: tuple[str, ...] = ("language-model", "linear-teacher", "joined-teacher", "mixed", "self-training"),
         join_linear: bool = True,
         verbose: bool = False,
     ):

@@ -97,6 +97,8 @@ class UnlabelledTraining:
         Word vectors that were learned before.
     documents : Documents, optional
         Document vectors that were learned before, of all unlabelled texts.
+    language : StartingWeights, optional
+        A language model that was learned before, with the same encoder.
     linear : callable, optional
         Returns what linear models that learned from the training part say of the other texts.
     """
@@ -115,6 +117,7 @@ class UnlabelledTraining:
     clock: Clock
     vectors: np.ndarray | None = None
     documents: Documents | None = None
+    language: StartingWeights | None = None
     linear: Callable[[], TeacherMargins] | None = None
     net: Any = None
     records: list[PhaseRecord] = field(default_factory=list)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from bilstm.tasks.starting_weights import StartingWeights, weights_to_start_with
 
 if TYPE_CHECKING:
     from bilstm.data.ragged import Ragged
-    from bilstm.tasks.language_training import LanguageOutcome
     from bilstm.tasks.text_phases import UnlabelledTraining
     from bilstm.training.events import Listener
     from bilstm.training.loop import TrainResult
@@ -39,14 +38,29 @@ def learn_language(training: UnlabelledTraining) -> TrainResult | None:
     The phase of `text_phases.UnlabelledTraining` of that name: returns how learning the labels went, or None where it
     was left out.
     """
-    from bilstm.tasks.language_training import fit
     from bilstm.training import events
-    from bilstm.training.unlabelled import joined_rows
+    from bilstm.training.checkpoint import set_weights
 
     reason = _missing(training)
     if reason is not None:
         training.tell(events.Note(f"language model: left out, {reason}."))
         return None
+    begin = training.language or _learned(training)
+    if not isinstance(begin, StartingWeights):
+        return begin
+    set_weights(training.net, training.initial)
+    begin.place(training.net, training.encoder)  # what stands above is as it was
+    training.language_start = {name: value.clone() for name, value in training.net.state_dict().items()}
+    return training.learn_labels("labels after the language model")
+
+
+def _learned(training: UnlabelledTraining) -> StartingWeights | TrainResult | None:
+    """Learn the language model; None if there is no time, and how it went if it was stopped."""
+    from bilstm.tasks.language_training import fit
+    from bilstm.training import events
+    from bilstm.training.unlabelled import joined_rows
+
+    assert isinstance(training.encoder, TextEncoder)
     texts, held_out = _held_out(joined_rows(training.train.ids, training.whole), training.config.seed)
     passes = float(training.planned("language model", lambda: _passes_within(training, texts, held_out)))
     if passes == 0:
@@ -57,7 +71,7 @@ def learn_language(training: UnlabelledTraining) -> TrainResult | None:
         texts,
         config,
         valid=held_out,
-        encoder=training.encoder,  # type: ignore[arg-type]
+        encoder=training.encoder,
         vectors=training.vectors,
         checkpoint=training.place("language model"),
         resume=training.resume,
@@ -66,9 +80,9 @@ def learn_language(training: UnlabelledTraining) -> TrainResult | None:
     )
     if outcome.result.stopped_because in ("interrupted", "stopped"):
         return dataclasses.replace(outcome.result, history=(), best_epoch=0, best_score=None, steps=0)
-    _place(training, outcome, config)
-    training.language_start = {name: value.clone() for name, value in training.net.state_dict().items()}
-    return training.learn_labels("labels after the language model")
+    layers = language_model.describe_model(config, len(training.encoder.vocabulary))
+    parts = weights_to_start_with(layers, outcome.model.weights, where="language model")
+    return StartingWeights("language model", "language-model", training.encoder, {}, parts)
 
 
 def _missing(training: UnlabelledTraining) -> str | None:
@@ -148,16 +162,3 @@ def _told(tell: Listener) -> Listener:
             tell(events.Note(f"Language model: {event.text}"))
 
     return listen
-
-
-def _place(training: UnlabelledTraining, outcome: LanguageOutcome, config: language_model.Config) -> None:
-    """Put the language model's word vectors and recurrent layer into the network; all else is as it began."""
-    from bilstm.training.checkpoint import set_weights
-
-    assert isinstance(training.encoder, TextEncoder)
-    layers = language_model.describe_model(config, len(training.encoder.vocabulary))
-    parts: Any = weights_to_start_with(layers, outcome.model.weights, where="language model")
-    set_weights(training.net, training.initial)
-    StartingWeights("language model", "language-model", training.encoder, {}, parts).place(
-        training.net, training.encoder
-    )

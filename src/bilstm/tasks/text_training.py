@@ -123,11 +123,14 @@ class Unlabelled:
         Its time runs from when it was made.
     documents : two ndarrays (labelled texts, size) and (unlabelled texts, size), optional
         Document vectors, rows of norm 1, that were learned before.
+    language : StartingWeights, optional
+        A language model that was learned before, with the encoder that `fit` is given; see `read_start`.
     """
 
     texts: Texts
     budget: Budget
     documents: tuple[np.ndarray, np.ndarray] | None = None
+    language: StartingWeights | None = None
 
 
 def fit(
@@ -226,6 +229,7 @@ def fit(
     if unlabelled is not None and unlabelled.documents is not None and valid is None:
         own, others = unlabelled.documents
         trainer.documents = Documents(own[train_rows], own[dev_rows], others)
+    trainer.language = None if unlabelled is None else unlabelled.language
     if unlabelled is not None and linear is not None and "joined-teacher" in config.phases:
         trainer.linear = lambda: _teacher_margins(linear, dev_texts, unlabelled.texts)
     trainer.shared = SharedVectors(checkpoint, config.members > 1, vectors)
@@ -292,6 +296,7 @@ class _Trainer:
     shared: SharedVectors = field(default_factory=lambda: SharedVectors(None, False))
     lesson: Lesson | None = None  # of the first member that had one
     documents: Documents | None = None
+    language: StartingWeights | None = None
     linear: Callable[[], TeacherMargins] | None = None
 
     def train_one(self, config: Config, checkpoint: str | None, resume: bool, left: int) -> Member:
@@ -317,6 +322,7 @@ class _Trainer:
             clock=self.clock,
             vectors=self.shared.vectors,
             documents=self.documents,
+            language=self.language,
             linear=self.linear,
         )
         layers, weights, result = training.run()
