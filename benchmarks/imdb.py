@@ -128,6 +128,14 @@ def table(results: Path) -> None:
             f"| {line.get('best_epoch', '-')} | {phases} | {line['commit'][:10]}{changed} "
             f"| {line['machine']['cpu']}, {line['machine']['cores']} cores |"
         )
+    steps = ["| config | seed | phase | minutes | dev before | after | |", "|---|---|---|---|---|---|---|"]
+    for line in lines:
+        for phase in line.get("phases") or ():
+            steps.append(
+                f"| {line['config']} | {line['seed']} | {phase['name']} | {phase['seconds'] / 60:.1f} "
+                f"| {_percent(phase['score_before'])} | {_percent(phase['score_after'])} "
+                f"| {'kept' if phase['is_kept'] else 'turned off'} |"
+            )
     commands = sorted({line["command"] for line in lines})
     write_table(
         results.with_suffix(".md"),
@@ -138,6 +146,7 @@ def table(results: Path) -> None:
             "\n".join([*head, *rows]),
             "Each run:",
             "\n".join(each),
+            *(["Phases with unlabelled texts:", "\n".join(steps)] if len(steps) > 2 else []),
             "Made by:",
             "\n".join(f"    {command}" for command in commands) + "\n    python benchmarks/imdb.py --table",
         ],
