@@ -141,43 +141,44 @@ class UnlabelledTraining:
         self._shares = self._shares_of(counts)
         self._start()
         first = self._labelled()
-        results: list[TrainResult | None] = [first]
-        wanted = self.config.phases
+        self._results: list[TrainResult | None] = [first]
+        if first.best_epoch and not self._is_ended():
+            self._learn_further(set(self.config.phases))
+        self.tell(events.Note(f"Budget: {self.budget.line()}."))
+        return layers, weights_of(self.net), joined_results(self._results, self.records)
+
+    def _learn_further(self, wanted: set[str]) -> None:
+        """Run the phases that are wanted, until one is interrupted or makes the others superfluous."""
         has_few = len(self.train.targets) <= FEW_LABELS
-        is_taught = False
-        if not first.best_epoch or self._is_ended(first):
-            wanted = ()
         is_trusted = len(self.dev.targets) < FEW_DEV_ROWS
         if "language-model" in wanted:
-            results.append(self._phase("language model", lambda: learn_language(self), is_trusted=is_trusted))
-            if self._is_ended(results[-1]):
-                wanted = ()
-            elif results[-1] is not None and self.records[-1].is_kept:
+            if self._gains("language model", lambda: learn_language(self), is_trusted=is_trusted):
                 self.initial, self._has_own_scale = self.language_start, True
+            if self._is_ended():
+                return
+        is_taught = False
         if "linear-teacher" in wanted and has_few:
-            results.append(self._phase("linear teacher", lambda: follow_linear_teacher(self), is_trusted=is_trusted))
-            is_taught = results[-1] is not None and self.records[-1].is_kept
+            is_taught = self._gains("linear teacher", lambda: follow_linear_teacher(self), is_trusted=is_trusted)
         if "joined-teacher" in wanted and not has_few:
-            for number in range(1, JOINED_ROUNDS + 1):
-                results.append(self._phase(f"joined teacher {number}", lambda n=number: follow_joined_teacher(self, n)))
-                if self._is_ended(results[-1]) or results[-1] is None or not self.records[-1].is_kept:
-                    break
-                is_taught = True
-                if self.budget.left() < self.records[-1].seconds / 2:  # too little for another
-                    break
-        if is_taught or self._is_ended(results[-1]):
-            wanted = ()
-        if "mixed" in wanted and (results[-1] is first or self.budget.left() > LEAST_MIXED_SECONDS):
-            results.append(self._phase("mixed objective", self._mixed))
+            is_taught = self._learn_from_joined_teachers()
+        if is_taught or self._is_ended():
+            return
+        if "mixed" in wanted and (len(self._results) == 1 or self.budget.left() > LEAST_MIXED_SECONDS):
+            self._gains("mixed objective", self._mixed)
         if "self-training" in wanted and has_few:
             for number, share in enumerate(SELF_SHARES, 1):
-                if self._is_ended(results[-1]) or self.budget.left() < SPARE_SECONDS:
-                    break
-                results.append(
-                    self._phase(f"self-training {number}", lambda n=number, s=share: teach_itself(self, n, s))
-                )
-        self.tell(events.Note(f"Budget: {self.budget.line()}."))
-        return layers, weights_of(self.net), joined_results(results, self.records)
+                if self._is_ended() or self.budget.left() < SPARE_SECONDS:
+                    return
+                self._gains(f"self-training {number}", lambda n=number, s=share: teach_itself(self, n, s))
+
+    def _learn_from_joined_teachers(self) -> bool:
+        """Run rounds of the joined teacher while they gain and there is time; say whether one gained."""
+        for number in range(1, JOINED_ROUNDS + 1):
+            if not self._gains(f"joined teacher {number}", lambda n=number: follow_joined_teacher(self, n)):
+                return number > 1
+            if self._is_ended() or self.budget.left() < self.records[-1].seconds / 2:  # too little for another
+                break
+        return True
 
     # ---- what is stored ----------------------------------------------------------------------------------------
 
@@ -303,10 +304,8 @@ class UnlabelledTraining:
 
     # ---- phases ------------------------------------------------------------------------------------------------
 
-    def _phase(
-        self, name: str, train: Callable[[], TrainResult | None], *, is_trusted: bool = False
-    ) -> TrainResult | None:
-        """Run a phase from the present weights; keep what it gives, or go back, and say which."""
+    def _gains(self, name: str, train: Callable[[], TrainResult | None], *, is_trusted: bool = False) -> bool:
+        """Run a phase from the present weights; keep what it gives, or go back, say which, and return whether kept."""
         from bilstm.training import events
         from bilstm.training.checkpoint import set_weights
 
@@ -315,8 +314,9 @@ class UnlabelledTraining:
         started = time.perf_counter()
         with self.clock.phase(name):
             result = train()
+        self._results.append(result)
         if result is None:
-            return None
+            return False
         after = self._scored() if result.steps else before
         kept = result.steps > 0 and is_kept(before, after, is_trusted=is_trusted)
         if not kept:
@@ -324,7 +324,7 @@ class UnlabelledTraining:
         seconds = time.perf_counter() - started
         self.records.append(PhaseRecord(name, seconds, kept, before[0].score, after[0].score))
         self.tell(events.Note(self.records[-1].line()))
-        return result
+        return kept
 
     def _labelled(self) -> TrainResult:
         """Train on the labelled texts alone; there is nothing to go back to."""
@@ -449,5 +449,7 @@ class UnlabelledTraining:
         objective = Objective(self.net, self.train, self.labels, self.config)
         return objective.scored(self.dev)
 
-    def _is_ended(self, result: TrainResult | None) -> bool:
+    def _is_ended(self) -> bool:
+        """Say whether the last phase was interrupted, or ran out of time."""
+        result = self._results[-1]
         return result is not None and result.stopped_because in ("interrupted", "stopped")
