@@ -9,14 +9,12 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
 #include <mutex>
 #include <new>
 #include <vector>
 
 #include "bilstm_document_vectors.h"
-#include "kernels.h"
+#include "calls.h"
 
 namespace bilstm {
 namespace {
@@ -27,14 +25,6 @@ constexpr float kMostWeight = 1000.0f, kTiny = 1e-12f;
 constexpr int kDirectionsSlot = 0, kTowardSlot = 1, kBackSlot = 2;  // of the context's scratch memory
 
 using Call = bilstm_document_vectors_call;
-
-__attribute__((format(printf, 2, 3))) int refuse(Call &call, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(call.error, sizeof call.error, format, arguments);
-    va_end(arguments);
-    return BILSTM_ERROR_ARGUMENT;
-}
 
 int check_number(Call &call, const char *name, int64_t least, int64_t most, int64_t found) {
     if (found >= least && found <= most) return BILSTM_OK;
@@ -130,25 +120,8 @@ int check(Call &call) {
     return code == BILSTM_OK ? check_ngrams(call, call.negatives, "negatives") : code;
 }
 
-const DocumentInstructions *instructions_of(int kernel) {
-    switch (kernel) {
-        case BILSTM_KERNEL_PORTABLE: return kDocumentPortable;
-        case BILSTM_KERNEL_AVX2: return kDocumentAvx2;
-        case BILSTM_KERNEL_AVX512: return kDocumentAvx512;
-        case BILSTM_KERNEL_NEON: return kDocumentNeon;
-        default: return nullptr;
-    }
-}
-
 const DocumentInstructions *choose(int kernel) {
-    const int order[] = {BILSTM_KERNEL_AVX512, BILSTM_KERNEL_AVX2, BILSTM_KERNEL_NEON, BILSTM_KERNEL_PORTABLE};
-    for (const int candidate : order) {
-        const bool wanted = kernel == BILSTM_KERNEL_AUTO || kernel == candidate;
-        if (wanted && instructions_of(candidate) != nullptr && kernel_missing(candidate) == nullptr) {
-            return instructions_of(candidate);
-        }
-    }
-    return nullptr;
+    return InstructionSets<DocumentInstructions>{kDocumentAvx512, kDocumentAvx2, kDocumentNeon, kDocumentPortable}.choose(kernel);
 }
 
 struct Block {

@@ -7,15 +7,13 @@
 
 #include <algorithm>
 #include <cinttypes>
-#include <cstdarg>
-#include <cstdio>
 #include <cstring>
 #include <mutex>
 #include <new>
 #include <vector>
 
 #include "bilstm_skipgram.h"
-#include "kernels.h"
+#include "calls.h"
 
 namespace bilstm {
 namespace {
@@ -23,14 +21,6 @@ namespace {
 constexpr int64_t kSliceColumns = 64;
 constexpr int64_t kMostNegatives = 100, kMostContext = 2000, kLargestBatch = 4096, kLargestStride = int64_t(1) << 20;
 constexpr int kInputsSlot = 0, kOutputsSlot = 1, kProductsSlot = 2;  // of the context's scratch memory
-
-__attribute__((format(printf, 2, 3))) int refuse(bilstm_skipgram_call &call, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(call.error, sizeof call.error, format, arguments);
-    va_end(arguments);
-    return BILSTM_ERROR_ARGUMENT;
-}
 
 int refuse_number(bilstm_skipgram_call &call, const char *name, int64_t most, int64_t found) {
     return refuse(call, "%s must be 1 to %" PRId64 ", got %" PRId64, name, most, found);
@@ -81,25 +71,8 @@ int check(bilstm_skipgram_call &call) {
                              : check_words(call, call.negative_words, call.count * call.negatives, "negative_words");
 }
 
-const SkipgramInstructions *instructions_of(int kernel) {
-    switch (kernel) {
-        case BILSTM_KERNEL_PORTABLE: return kSkipgramPortable;
-        case BILSTM_KERNEL_AVX2: return kSkipgramAvx2;
-        case BILSTM_KERNEL_AVX512: return kSkipgramAvx512;
-        case BILSTM_KERNEL_NEON: return kSkipgramNeon;
-        default: return nullptr;
-    }
-}
-
 const SkipgramInstructions *choose(int kernel) {
-    const int order[] = {BILSTM_KERNEL_AVX512, BILSTM_KERNEL_AVX2, BILSTM_KERNEL_NEON, BILSTM_KERNEL_PORTABLE};
-    for (const int candidate : order) {
-        const bool wanted = kernel == BILSTM_KERNEL_AUTO || kernel == candidate;
-        if (wanted && instructions_of(candidate) != nullptr && kernel_missing(candidate) == nullptr) {
-            return instructions_of(candidate);
-        }
-    }
-    return nullptr;
+    return InstructionSets<SkipgramInstructions>{kSkipgramAvx512, kSkipgramAvx2, kSkipgramNeon, kSkipgramPortable}.choose(kernel);
 }
 
 // One step: the centres first .. end, and where their rows lie in the gathered memory.

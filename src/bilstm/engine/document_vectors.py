@@ -11,8 +11,9 @@ import ctypes
 
 import numpy as np
 
-from bilstm.engine.library import KERNELS, Context, library, status
-from bilstm.errors import ShapeError, UsageError
+from bilstm.engine.library import KERNELS, Context
+from bilstm.engine.step_calls import call_missing, check_array, check_kernel, run_call
+from bilstm.errors import ShapeError
 
 __all__ = ["missing", "run"]
 
@@ -46,18 +47,7 @@ class _Call(ctypes.Structure):
 
 def missing() -> str | None:
     """Say why the engine cannot train document vectors here; None if it can."""
-    found = status()
-    if not found.available:
-        return found.reason
-    try:
-        function = library().bilstm_document_vectors_call_size
-    except AttributeError:
-        return f"{found.path} is of an older version, which has no document vectors: rebuild it"
-    function.restype = ctypes.c_int64
-    if (size := function()) != ctypes.sizeof(_Call):
-        own = ctypes.sizeof(_Call)
-        return f"{found.path} has a document vectors struct of {size} bytes, this package {own}: rebuild it"
-    return None
+    return call_missing("bilstm_document_vectors", "document vectors", _Call)
 
 
 def run(
@@ -113,22 +103,19 @@ def run(
     MemoryError
         If the memory of a batch, 4 * stride bytes for every 16 items, is not there. Nothing has changed then.
     """
-    if reason := missing():
-        raise UsageError(f"The native engine cannot train document vectors: {reason}.", "Install bilstm anew.")
-    if kernel not in KERNELS:
-        raise UsageError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}.")
+    check_kernel(kernel, missing(), "document vectors")
     if batch < 1:
         raise ShapeError(f"batch must be at least 1, got {batch}.")
     if documents.ndim != 2 or ngrams.ndim != 2:
         raise ShapeError("documents and ngrams must have two axes.")
     count = len(rows)
-    _check(documents, np.float32, documents.shape, "documents", is_changed=True)
-    _check(ngrams, np.float32, (len(ngrams), documents.shape[1]), "ngrams", is_changed=True)
-    _check(rows, np.int64, (count,), "rows")
-    _check(offsets, np.int64, (count + 1,), "offsets")
-    _check(items, np.int32, (len(items),), "items")
-    _check(negatives, np.int32, items.shape, "negatives")
-    _check(rates, np.float32, (-(-count // batch),), "rates")
+    check_array(documents, np.float32, documents.shape, "documents", is_changed=True)
+    check_array(ngrams, np.float32, (len(ngrams), documents.shape[1]), "ngrams", is_changed=True)
+    check_array(rows, np.int64, (count,), "rows")
+    check_array(offsets, np.int64, (count + 1,), "offsets")
+    check_array(items, np.int32, (len(items),), "items")
+    check_array(negatives, np.int32, items.shape, "negatives")
+    check_array(rates, np.float32, (-(-count // batch),), "rates")
     call = _Call(
         struct_size=ctypes.sizeof(_Call),
         kernel=KERNELS[kernel],
@@ -148,23 +135,4 @@ def run(
         sharpness=sharpness,
         negative_weight=negative_weight,
     )
-    function = library().bilstm_document_vectors_run
-    function.restype, function.argtypes = ctypes.c_int, (_pointer, ctypes.POINTER(_Call))
-    context = context or Context(1)
-    code = function(context.pointer, ctypes.byref(call))
-    message = call.error.decode(errors="replace")
-    if code == 1:
-        raise ShapeError(f"engine: {message}.")
-    if code == 2:
-        raise UsageError(f"engine: {message}.")
-    if code != 0:
-        raise MemoryError(f"engine: {message}")
-
-
-def _check(array: np.ndarray, kind: type, shape: tuple[int, ...], name: str, *, is_changed: bool = False) -> None:
-    if array.dtype != kind or array.shape != shape or not array.flags.c_contiguous:
-        raise ShapeError(
-            f"{name} must be a dense array of {np.dtype(kind)} of shape {shape}, got {array.dtype} of {array.shape}."
-        )
-    if is_changed and not array.flags.writeable:
-        raise ShapeError(f"{name} must be writeable.")
+    run_call("bilstm_document_vectors", call, context)

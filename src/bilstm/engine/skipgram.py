@@ -10,8 +10,9 @@ import ctypes
 
 import numpy as np
 
-from bilstm.engine.library import KERNELS, Context, library, status
-from bilstm.errors import ShapeError, UsageError
+from bilstm.engine.library import KERNELS, Context
+from bilstm.engine.step_calls import call_missing, check_array, check_kernel, run_call
+from bilstm.errors import ShapeError
 
 __all__ = ["aligned_table", "missing", "run"]
 
@@ -43,17 +44,7 @@ class _Call(ctypes.Structure):
 
 def missing() -> str | None:
     """Say why the engine cannot train word vectors here; None if it can."""
-    found = status()
-    if not found.available:
-        return found.reason
-    try:
-        library().bilstm_skipgram_call_size.restype = ctypes.c_int64
-    except AttributeError:
-        return f"{found.path} is of an older version, which has no skip-gram: rebuild it"
-    size = library().bilstm_skipgram_call_size()
-    if size != ctypes.sizeof(_Call):
-        return f"{found.path} has a skip-gram struct of {size} bytes, this package {ctypes.sizeof(_Call)}: rebuild it"
-    return None
+    return call_missing("bilstm_skipgram", "skip-gram", _Call)
 
 
 def aligned_table(rows: int, columns: int) -> np.ndarray:
@@ -104,21 +95,18 @@ def run(
     UsageError
         If the engine or the kernel is not there.
     """
-    if reason := missing():
-        raise UsageError(f"The native engine cannot train word vectors: {reason}.", "Install bilstm anew.")
-    if kernel not in KERNELS:
-        raise UsageError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}.")
+    check_kernel(kernel, missing(), "word vectors")
     count = len(words)
-    _check(inputs, np.float32, inputs.shape, "inputs", is_changed=True)
-    _check(outputs, np.float32, inputs.shape, "outputs", is_changed=True)
+    check_array(inputs, np.float32, inputs.shape, "inputs", is_changed=True)
+    check_array(outputs, np.float32, inputs.shape, "outputs", is_changed=True)
     if inputs.ndim != 2 or negatives.ndim != 2:
         raise ShapeError("inputs, outputs and negatives must have two axes.")
     for array, name in ((words, "words"), (before, "before"), (after, "after")):
-        _check(array, np.int32, (count,), name)
-    _check(negatives, np.int32, (count, negatives.shape[1]), "negatives")
+        check_array(array, np.int32, (count,), name)
+    check_array(negatives, np.int32, (count, negatives.shape[1]), "negatives")
     if batch < 1:
         raise ShapeError(f"batch must be at least 1, got {batch}.")
-    _check(rates, np.float32, (-(-count // batch),), "rates")
+    check_array(rates, np.float32, (-(-count // batch),), "rates")
     call = _Call(
         struct_size=ctypes.sizeof(_Call),
         kernel=KERNELS[kernel],
@@ -135,23 +123,4 @@ def run(
         batch=batch,
         rates=rates.ctypes.data,
     )
-    function = library().bilstm_skipgram_run
-    function.restype, function.argtypes = ctypes.c_int, (_pointer, ctypes.POINTER(_Call))
-    context = context or Context(1)
-    code = function(context.pointer, ctypes.byref(call))
-    message = call.error.decode(errors="replace")
-    if code == 1:
-        raise ShapeError(f"engine: {message}.")
-    if code == 2:
-        raise UsageError(f"engine: {message}.")
-    if code != 0:
-        raise MemoryError(f"engine: {message}")
-
-
-def _check(array: np.ndarray, kind: type, shape: tuple[int, ...], name: str, *, is_changed: bool = False) -> None:
-    if array.dtype != kind or array.shape != shape or not array.flags.c_contiguous:
-        raise ShapeError(
-            f"{name} must be a dense array of {np.dtype(kind)} of shape {shape}, got {array.dtype} of {array.shape}."
-        )
-    if is_changed and not array.flags.writeable:
-        raise ShapeError(f"{name} must be writeable.")
+    run_call("bilstm_skipgram", call, context)
