@@ -60,7 +60,7 @@ def test_the_network_begins_with_word_vectors_and_layer_of_the_language_model(be
     assert any(note.startswith("language model: ") for note in told)
 
 
-def test_the_held_out_texts_and_the_development_part_are_not_learned(monkeypatch):
+def test_labelled_and_held_out_texts_are_not_read(monkeypatch):
     seen = []
     real = language_training.fit
 
@@ -69,10 +69,22 @@ def test_the_held_out_texts_and_the_development_part_are_not_learned(monkeypatch
         return real(texts, config, valid=valid, **options)
 
     monkeypatch.setattr(language_training, "fit", fit)
-    trained(TEXTS, config=LANGUAGE)
+    labelled = texts_of(np.arange(120) % 2, 0)  # those that `trained` labels
+    outcome, _ = trained([*TEXTS, *labelled], config=LANGUAGE)
     ((texts, valid),) = seen
-    assert len(texts) + len(valid) == 120 - 12 + 300  # a tenth of the labelled rows is the development part
+    read = [tuple(texts[row]) for row in range(len(texts))] + [tuple(valid[row]) for row in range(len(valid))]
+    encoded = outcome.model.encoder.encode([*TEXTS, *labelled])
+    train = {tuple(encoded[300 + row]) for row in outcome.train_rows}
+    expected = [tuple(encoded[row]) for row in range(len(encoded)) if tuple(encoded[row]) not in train]
+    assert sorted(read) == sorted(expected)
+    assert len(expected) < len(encoded)
     assert 0 < len(valid.values) <= 0.1 * (len(texts.values) + len(valid.values)) + 6
+
+
+def test_it_is_left_out_where_there_are_no_other_texts():
+    outcome, told = trained(texts_of(np.arange(120) % 2, 0), config=LANGUAGE)
+    assert [phase.name for phase in outcome.phases] == ["labelled texts"]
+    assert any(note.startswith("language model: left out, 12 texts besides the labelled ones") for note in told)
 
 
 def test_a_language_model_that_hurts_is_turned_off(monkeypatch):

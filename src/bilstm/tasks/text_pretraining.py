@@ -1,8 +1,10 @@
-"""The phase of a text classifier in which a language model of all texts is what the network begins with.
+"""The phase of a text classifier in which a language model of the unlabelled texts is what the network begins with.
 
 Word vectors know which words stand near each other; a language model also knows what follows what, in both directions
 (Dai and Le 2015, arXiv:1511.01432; Howard and Ruder 2018, arXiv:1801.06146). Its word vectors and recurrent layer take
-the place of the first ones, and the labels are learned again. Imports torch only inside the functions.
+the place of the first ones, and the labels are learned again. It never reads the labelled texts: of a text that it has
+read, it remembers more than it knows of any other, and the network would learn to trust that. Imports torch only inside
+the functions.
 """
 
 from __future__ import annotations
@@ -26,14 +28,15 @@ if TYPE_CHECKING:
 __all__ = ["learn_language"]
 
 LANGUAGE_SHARE = 0.4  # of the time that is left
-FEWEST_PASSES, MOST_PASSES, USUAL_PASSES = 0.5, 6.0, 3.0  # over all texts: with less it says little; without a budget
+FEWEST_PASSES, MOST_PASSES, USUAL_PASSES = 0.5, 6.0, 3.0  # over the texts: with less it says little; without a budget
 PARTS = 4  # of a pass, after each of which the held-out texts are scored
 HELD_OUT_WORDS, HELD_OUT_SHARE = 10_000, 0.1  # every word of the vocabulary is compared with each of them
+FEWEST_TEXTS = 20
 SAMPLE_WORDS = 60_000  # show how fast it goes
 
 
 def learn_language(training: UnlabelledTraining) -> TrainResult | None:
-    """Learn a language model of the labelled and unlabelled texts, begin with its weights, and learn the labels.
+    """Learn a language model of the unlabelled texts, begin with its weights, and learn the labels.
 
     The phase of `text_phases.UnlabelledTraining` of that name: returns how learning the labels went, or None where it
     was left out.
@@ -58,10 +61,15 @@ def _learned(training: UnlabelledTraining) -> StartingWeights | TrainResult | No
     """Learn the language model; None if there is no time, and how it went if it was stopped."""
     from bilstm.tasks.language_training import fit
     from bilstm.training import events
-    from bilstm.training.unlabelled import joined_rows
 
     assert isinstance(training.encoder, TextEncoder)
-    texts, held_out = _held_out(joined_rows(training.train.ids, training.whole), training.config.seed)
+    others = _others(training.whole, training.train.ids)
+    if len(others) < FEWEST_TEXTS:
+        training.tell(
+            events.Note(f"language model: left out, {len(others)} texts besides the labelled ones are too few.")
+        )
+        return None
+    texts, held_out = _held_out(others, training.config.seed)
     passes = float(training.planned("language model", lambda: _passes_within(training, texts, held_out)))
     if passes == 0:
         training.tell(events.Note(f"language model: left out, there is no time for {FEWEST_PASSES:g} passes."))
@@ -113,6 +121,14 @@ def _config(training: UnlabelledTraining, words: int, passes: float) -> language
         patience=None,
         checkpoint_minutes=own.checkpoint_minutes,
         checkpoint_steps=own.checkpoint_steps,
+    )
+
+
+def _others(texts: Ragged, labelled: Ragged) -> Ragged:
+    """Return the texts that are not among the labelled ones, word for word."""
+    known = {labelled[row].tobytes() for row in range(len(labelled))}
+    return texts.select(
+        np.array([row for row in range(len(texts)) if texts[row].tobytes() not in known], dtype=np.int64)
     )
 
 
