@@ -18,7 +18,6 @@ import json
 import resource
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from bilstm.tasks.language_training import fit as fit_language
 from bilstm.tasks.phase_documents import MOST_PASSES
 from bilstm.tasks.starting_weights import read_start
 from bilstm.tasks.text_classification import Config, for_data
+from bilstm.tasks.text_pretraining import LEARNING_RATE
 from bilstm.tasks.text_training import Unlabelled, development_part, fit, fit_baseline, words_of
 from bilstm.training.budget import Budget
 from bilstm.training.document_vectors import train_document_vectors
@@ -102,7 +102,9 @@ def _language(
     """Learn a language model of all texts and write it to a folder."""
     began = time.perf_counter()
     config = LanguageConfig(embedding_size=vectors.shape[1], hidden_size=LANGUAGE_UNITS, threads=threads)
-    config = replace(config, epoch_words=len(texts.values) // 4, max_epochs=4 * LANGUAGE_PASSES)
+    config = replace(
+        config, learning_rate=LEARNING_RATE, epoch_words=len(texts.values) // 4, max_epochs=4 * LANGUAGE_PASSES
+    )
     with ProgressPrinter(is_perplexity=True, rows_name="words") as progress:
         outcome = fit_language(texts, config, encoder=encoder, vectors=vectors, progress=progress)
     outcome.model.save(folder, settings=outcome.config, overwrite=True)

@@ -24,6 +24,7 @@ from bilstm.data.ragged import Ragged
 from bilstm.data.vocabulary import IdEncoder, TextEncoder
 from bilstm.description import Layer
 from bilstm.errors import OutputError
+from bilstm.metrics import fit_temperature
 from bilstm.strict_json import read_strict_json
 from bilstm.tasks.joined_teaching import TeacherMargins
 from bilstm.tasks.phase_documents import Documents
@@ -445,9 +446,17 @@ class UnlabelledTraining:
         return float(np.mean(times[1:]))  # the first one warms up
 
     def _scored(self) -> tuple[Any, np.ndarray]:
-        """Return the development score of the present weights and which rows are right."""
+        """Return the development score of the present weights, its loss calibrated, and which rows are right.
+
+        Phases differ in how sure their answers are, which calibration mends in the end.
+        """
         objective = Objective(self.net, self.train, self.labels, self.config)
-        return objective.scored(self.dev)
+        score, right = objective.scored(self.dev)
+        if len(self.dev.targets) < FEW_DEV_ROWS:
+            return score, right
+        logits = objective.logits(self.dev.ids)
+        found = fit_temperature(logits[:, 0] if logits.shape[1] == 1 else logits, self.dev.targets)
+        return dataclasses.replace(score, loss=found.loss_after), right
 
     def _is_ended(self) -> bool:
         """Say whether the last phase was interrupted, or ran out of time."""
