@@ -101,9 +101,13 @@ def _language(
 ) -> dict[str, Any]:
     """Learn a language model of all texts and write it to a folder."""
     began = time.perf_counter()
-    config = LanguageConfig(embedding_size=vectors.shape[1], hidden_size=LANGUAGE_UNITS, threads=threads)
-    config = replace(
-        config, learning_rate=LEARNING_RATE, epoch_words=len(texts.values) // 4, max_epochs=4 * LANGUAGE_PASSES
+    config = LanguageConfig(
+        embedding_size=vectors.shape[1],
+        hidden_size=LANGUAGE_UNITS,
+        learning_rate=LEARNING_RATE,
+        epoch_words=len(texts.values) // 4,
+        max_epochs=4 * LANGUAGE_PASSES,
+        threads=threads,
     )
     with ProgressPrinter(is_perplexity=True, rows_name="words") as progress:
         outcome = fit_language(texts, config, encoder=encoder, vectors=vectors, progress=progress)
