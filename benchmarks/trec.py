@@ -96,8 +96,7 @@ def table(path: Path) -> None:
             "Test accuracy in percent, mean ± standard deviation over seeds, then every value. With fewer labels the "
             "default reads all questions of the training part without their labels.",
             "\n".join(rows),
-            "Phases with unlabelled texts:",
-            "\n".join(phases),
+            *(["Phases with unlabelled texts:", "\n".join(phases)] if len(phases) > 2 else []),
             "Made by:",
             "\n".join(f"    {command}" for command in sorted({line["command"] for line in lines}))
             + "\n    python benchmarks/trec.py --table",
