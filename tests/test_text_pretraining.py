@@ -160,3 +160,24 @@ def test_a_run_that_was_cut_in_the_language_model_ends_with_the_same_bits(tmp_pa
     assert outcome.model.weights.keys() == whole.model.weights.keys()
     for key, value in whole.model.weights.items():
         assert np.array_equal(value, outcome.model.weights[key]), key
+
+
+def test_phases_are_compared_by_calibrated_loss(monkeypatch):
+    found = []
+    real = UnlabelledTraining.run
+
+    def run(self):
+        answer = real(self)
+        before = self._scored()[0]
+        with torch.no_grad():
+            for parameter in list(self.net.parameters())[-2:]:  # of the output: surer, and the same answers
+                parameter.mul_(7.0)
+        found.append((before, self._scored()[0]))
+        return answer
+
+    monkeypatch.setattr(UnlabelledTraining, "run", run)
+    valid = (texts_of(np.arange(200) % 2, 5), np.arange(200) % 2)
+    trained(TEXTS, valid=valid, config=dataclasses.replace(LANGUAGE, phases=("none",), max_epochs=2))
+    ((before, after),) = found
+    assert after.score == before.score
+    assert after.loss == pytest.approx(before.loss, rel=1e-3)
