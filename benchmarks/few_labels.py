@@ -32,9 +32,10 @@ from bilstm.tasks.language_model import Config as LanguageConfig
 from bilstm.tasks.language_training import fit as fit_language
 from bilstm.tasks.phase_documents import MOST_PASSES
 from bilstm.tasks.starting_weights import read_start
-from bilstm.tasks.text_classification import Config, for_data
+from bilstm.tasks.text_classification import Config, for_data, words_of
+from bilstm.tasks.text_parts import development_part, fit_baseline
 from bilstm.tasks.text_pretraining import LEARNING_RATE
-from bilstm.tasks.text_training import Unlabelled, development_part, fit, fit_baseline, words_of
+from bilstm.tasks.text_training import Unlabelled, fit
 from bilstm.training.budget import Budget
 from bilstm.training.document_vectors import train_document_vectors
 from bilstm.training.progress import ProgressPrinter

@@ -98,8 +98,9 @@ def measure(data: Path, name: str, is_ours: bool, seed: int, flags: dict[str, An
     from bilstm.data.labels import LabelSet
     from bilstm.data.vocabulary import TextEncoder
     from bilstm.tasks.text_classification import describe_model, output_count
+    from bilstm.tasks.text_parts import build_encoder, development_part
     from bilstm.tasks.text_run import ReadOptions, read_part
-    from bilstm.tasks.text_training import build_encoder, development_part, fit
+    from bilstm.tasks.text_training import fit
     from bilstm.training.progress import ProgressPrinter
     from bilstm.versions import environment
 

@@ -22,8 +22,9 @@ from bilstm.errors import DataError, InterruptedTrainingError, OutputError, Usag
 from bilstm.tasks.compared_models import DEFAULT_MODELS, settings_of
 from bilstm.tasks.text_classification import Config, describe_model
 from bilstm.tasks.text_comparison import ComparisonJob, compare
+from bilstm.tasks.text_parts import development_part
 from bilstm.tasks.text_run import ReadOptions
-from bilstm.tasks.text_training import development_part, fit
+from bilstm.tasks.text_training import fit
 from bilstm.training import events
 
 TINY = {

@@ -89,6 +89,7 @@ class _TextEstimator(BaseEstimator):
         embedding_size: int = 128,
         vectors: Literal["in-domain", "random"] = "in-domain",
         vector_epochs: int = 5,
+        subwords: bool = True,
         convolution_size: int | None = None,
         kernel_size: int = 3,
         cell: Literal["lstm", "gru", "rnn", "none"] = "lstm",
@@ -144,6 +145,7 @@ class _TextEstimator(BaseEstimator):
         self.embedding_size = embedding_size
         self.vectors = vectors
         self.vector_epochs = vector_epochs
+        self.subwords = subwords
         self.convolution_size = convolution_size
         self.kernel_size = kernel_size
         self.cell = cell

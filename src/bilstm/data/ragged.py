@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from bilstm.errors import ShapeError
 
-__all__ = ["Ragged", "check_offsets"]
+__all__ = ["Keep", "Ragged", "check_offsets", "shortened"]
+
+Keep = Literal["head", "tail", "both"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,18 @@ class Ragged:
         np.cumsum(lengths, out=offsets[1:])
         starts = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Ragged(starts + np.arange(offsets[-1]), offsets)
+
+
+def shortened(ragged: Ragged, most: int, keep: Keep) -> Ragged:
+    """Keep at most `most` steps of each sequence, at least 1 (numpy batches only).
+
+    The first ones, the last ones, or as many of both, one more of the first where `most` is odd.
+    """
+    head = most if keep == "head" else 0 if keep == "tail" else (most + 1) // 2
+    place = np.arange(len(ragged.values)) - np.repeat(ragged.offsets[:-1], ragged.lengths)
+    from_end = np.repeat(ragged.lengths, ragged.lengths) - place
+    is_kept = (place < head) | (from_end <= most - head)
+    return Ragged(ragged.values[is_kept], np.concatenate([[0], np.cumsum(np.minimum(ragged.lengths, most))]))
 
 
 def check_offsets(offsets: np.ndarray, total_steps: int) -> None:

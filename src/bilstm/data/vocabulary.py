@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from bilstm.data.ragged import Ragged
+from bilstm.data.ragged import Keep, Ragged, shortened
 from bilstm.data.tokenizers import Tokenizer, WordTokenizer, tokenizer_from_config
 from bilstm.errors import DataError, ModelFolderError, UsageError
 
@@ -25,7 +25,6 @@ __all__ = [
     "UNKNOWN_ID",
     "UNKNOWN_TOKEN",
     "IdEncoder",
-    "Keep",
     "TextEncoder",
     "Vocabulary",
     "checked_texts",
@@ -36,7 +35,6 @@ __all__ = [
 
 UNKNOWN_ID = 0
 UNKNOWN_TOKEN = "<unknown>"
-Keep = Literal["head", "tail", "both"]
 
 
 @dataclass(frozen=True)
@@ -241,10 +239,7 @@ class IdEncoder:
     def encode(self, ids: Ragged) -> Ragged:
         """Return the ids that a model of this vocabulary knows, others 0."""
         if self.max_length is not None:
-            ids = Ragged.of(
-                _shortened(ids[row], self.max_length, self.keep) if length > self.max_length else ids[row]
-                for row, length in enumerate(ids.lengths)
-            )
+            ids = shortened(ids, self.max_length, self.keep)
         is_known = (ids.values >= 0) & (ids.values < self.vocabulary_size)
         return ids.with_values(np.where(is_known, ids.values, UNKNOWN_ID))
 
@@ -309,15 +304,14 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _shortened(items: Any, max_length: int, keep: Keep) -> Any:
-    """Keep `max_length` items of a longer list or array."""
+def _shortened(items: list[Any], max_length: int, keep: Keep) -> list[Any]:
+    """Keep `max_length` items of a longer list."""
     if keep == "head":
         return items[:max_length]
     if keep == "tail":
         return items[-max_length:]
     head = (max_length + 1) // 2
-    tail = items[len(items) - (max_length - head) :]
-    return np.concatenate([items[:head], tail]) if isinstance(items, np.ndarray) else [*items[:head], *tail]
+    return [*items[:head], *items[len(items) - (max_length - head) :]]
 
 
 def checked_texts(texts: Iterable[str]) -> Iterator[str]:

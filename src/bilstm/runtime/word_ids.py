@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bilstm.data.ragged import Ragged
+from bilstm.data.ragged import Ragged, shortened
 from bilstm.data.tokenizers import Tokenizer, WordTokenizer
 from bilstm.data.vocabulary import UNKNOWN_ID, IdEncoder, TextEncoder, checked_texts
 from bilstm.engine import words as native
@@ -95,20 +95,10 @@ class WordReader:
             batches[0] = _filled(batches[0], left_out, self._encoder.encode(rest))
             if len(batches) > 1:
                 batches[1] = _filled(batches[1], left_out, self._reference_words(rest))
-        if self._encoder.max_length is not None and bool((batches[0].lengths > self._encoder.max_length).any()):
-            batches[0] = self._shortened(batches[0])
+        most = self._encoder.max_length
+        if most is not None and bool((batches[0].lengths > most).any()):
+            batches[0] = shortened(batches[0], most, self._encoder.keep)
         return batches[0], batches[1] if len(batches) > 1 else None
-
-    def _shortened(self, ids: Ragged) -> Ragged:
-        """Keep what the encoder keeps of longer texts."""
-        most, keep = self._encoder.max_length, self._encoder.keep
-        assert most is not None
-        head = most if keep == "head" else 0 if keep == "tail" else (most + 1) // 2
-        place = np.arange(len(ids.values)) - np.repeat(ids.offsets[:-1], ids.lengths)
-        from_end = np.repeat(ids.lengths, ids.lengths) - place
-        is_kept = (place < head) | (from_end <= most - head)
-        lengths = np.minimum(ids.lengths, most)
-        return Ragged(ids.values[is_kept], np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def encode_texts(encoder: TextEncoder | IdEncoder, texts: Sequence[str] | Ragged) -> Ragged:

@@ -35,10 +35,11 @@ from bilstm.metrics import evaluate_classification, evaluate_multilabel
 from bilstm.runtime.word_ids import encode_texts
 from bilstm.tasks.compared_models import DEFAULT_MODELS, LINEAR, settings_of
 from bilstm.tasks.comparison_results import FIGURE, PAGE, RESULTS, Result, ResultFolder
-from bilstm.tasks.text_classification import Config, Texts, output_count
+from bilstm.tasks.text_classification import Config, Texts, output_count, words_of
+from bilstm.tasks.text_parts import build_encoder, development_part, fit_baseline
 from bilstm.tasks.text_report import model_name
 from bilstm.tasks.text_run import Job, Parts, ReadOptions, read_part, split_parts
-from bilstm.tasks.text_training import build_encoder, development_part, fit, fit_baseline, words_of
+from bilstm.tasks.text_training import fit
 from bilstm.training import events
 from bilstm.training.word_vectors import Memory, remembered_word_vectors
 from bilstm.versions import environment

@@ -21,6 +21,7 @@ from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
 from bilstm.data.vocabulary import IdEncoder, TextEncoder
 from bilstm.description import Layer
+from bilstm.metrics import fit_temperature
 from bilstm.metrics.multilabel import micro_f1
 from bilstm.runtime.engine_recurrent import resolve_precision
 from bilstm.tasks.phases import Clock
@@ -40,6 +41,7 @@ __all__ = [
     "begin_network",
     "embedding_index",
     "fine_tuning_groups",
+    "learn_word_vectors",
     "new_network",
     "train_network",
     "vocabulary_size_of",
@@ -94,15 +96,10 @@ def train_network(
 
     def learn() -> np.ndarray:
         from bilstm.training.unlabelled import joined_rows
-        from bilstm.training.word_vectors import train_word_vectors
 
-        size, seed = (vocabulary_size_of(encoder), config.embedding_size), config.seed
         with clock.phase("word vectors"):
             every = train_part.ids if unlabelled is None else joined_rows(train_part.ids, unlabelled)
-            return train_word_vectors(
-                every, *size, epochs=config.vector_epochs, seed=seed,
-                backend=config.backend, threads=config.threads, progress=tell,
-            )  # fmt: skip
+            return learn_word_vectors(every, encoder, config, config.vector_epochs, tell)
 
     if not (resume and checkpoint is not None and os.path.isdir(checkpoint)):
         begin_network(net, encoder, config, start, tell, learn if vectors is None else lambda: vectors.get(learn))
@@ -137,6 +134,24 @@ def new_network(encoder: TextEncoder | IdEncoder, labels: LabelSet, config: Conf
     randomness = Randomness(config.seed)
     net = build_model(layers, randomness, backend=config.backend, precision=precision, threads=config.threads)
     return net, layers
+
+
+def learn_word_vectors(
+    ids: Ragged, encoder: TextEncoder | IdEncoder, config: Config, epochs: int, tell: Listener
+) -> np.ndarray:
+    """Return word vectors (vocabulary, embedding_size) of so many passes over the texts, rare ones by subwords too."""
+    from bilstm.training.subwords import with_subwords
+    from bilstm.training.word_vectors import train_word_vectors
+
+    size = vocabulary_size_of(encoder)
+    vectors = train_word_vectors(
+        ids, size, config.embedding_size, epochs=epochs, seed=config.seed,
+        backend=config.backend, threads=config.threads, progress=tell,
+    )  # fmt: skip
+    if not config.subwords or config.tokenizer != "words" or isinstance(encoder, IdEncoder):
+        return vectors
+    words = ["", *encoder.vocabulary.tokens[1:]]  # 0 is the unknown word
+    return with_subwords(vectors, np.bincount(ids.values, minlength=size), words)
 
 
 def begin_network(
@@ -263,14 +278,22 @@ class Objective:
         """Return accuracy, micro F1 or the negative root mean squared error (standardised), and the mean loss."""
         return self.scored(part)[0]
 
-    def scored(self, part: Part) -> tuple[Any, np.ndarray]:
-        """Return the development score and which rows are right (none where labels are no classes)."""
+    def scored(self, part: Part, *, is_calibrated: bool = False) -> tuple[Any, np.ndarray]:
+        """Return the development score and which rows are right (none where labels are no classes).
+
+        With `is_calibrated` its loss is the log loss of classes at the temperature that makes it least: networks that
+        learned in different ways differ in how sure they are, which calibration mends in the end.
+        """
         import torch
 
         from bilstm.training.loop import DevScore
 
-        logits, targets = torch.from_numpy(self.logits(part.ids)), torch.tensor(part.targets)
-        loss = float(self.loss(logits, targets))
+        found = self.logits(part.ids)
+        logits, targets = torch.from_numpy(found), torch.tensor(part.targets)
+        if is_calibrated:
+            loss = fit_temperature(found[:, 0] if found.shape[1] == 1 else found, part.targets).loss_after
+        else:
+            loss = float(self.loss(logits, targets))
         if self._kind == "regression":
             return DevScore(-(loss**0.5), loss), np.zeros(0, dtype=bool)
         if self._kind == "multilabel":

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bilstm.data.labels import LabelSet
-from bilstm.data.ragged import Ragged
+from bilstm.data.ragged import Ragged, shortened
 from bilstm.data.vocabulary import IdEncoder, TextEncoder
 from bilstm.description import Layer
 from bilstm.errors import OutputError
-from bilstm.metrics import fit_temperature
 from bilstm.strict_json import read_strict_json
 from bilstm.tasks.joined_teaching import TeacherMargins
 from bilstm.tasks.phase_documents import Documents
@@ -41,11 +40,19 @@ from bilstm.tasks.phase_results import (
 from bilstm.tasks.phase_teaching import Lesson
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import Config
-from bilstm.tasks.text_network import Objective, Part, begin_network, embedding_index, new_network
+from bilstm.tasks.text_network import (
+    Objective,
+    Part,
+    begin_network,
+    embedding_index,
+    learn_word_vectors,
+    new_network,
+)
 from bilstm.tasks.text_pretraining import learn_language
 from bilstm.tasks.text_teaching import (
     JOINED_ROUNDS,
     LEAST_WORDS,
+    LINEAR_ROUNDS,
     SELF_SHARES,
     SPARE_SECONDS,
     follow_joined_teacher,
@@ -129,12 +136,11 @@ class UnlabelledTraining:
         """Train; return the description, the best weights, and how the kept phases went."""
         from bilstm.layers.model import weights_of
         from bilstm.training import events
-        from bilstm.training.unlabelled import shortened
 
         self._open_checkpoint()
         self.filled = np.flatnonzero(self.unlabelled.lengths)
         self.whole = self.unlabelled.select(self.filled)
-        self.unlabelled = shortened(self.whole, UNLABELLED_WORDS)
+        self.unlabelled = shortened(self.whole, UNLABELLED_WORDS, "both")
         counts = np.bincount(np.concatenate([self.train.ids.values, self.unlabelled.values]))
         self.net, layers = new_network(self.encoder, self.labels, self.config)
         table = f"layers.{embedding_index(layers)}.weight"
@@ -159,9 +165,9 @@ class UnlabelledTraining:
                 return
         is_taught = False
         if "linear-teacher" in wanted and has_few:
-            is_taught = self._gains("linear teacher", lambda: follow_linear_teacher(self), is_trusted=is_trusted)
+            is_taught = self._learn_from_teachers("linear teacher", follow_linear_teacher, LINEAR_ROUNDS)
         if "joined-teacher" in wanted and not has_few:
-            is_taught = self._learn_from_joined_teachers()
+            is_taught = self._learn_from_teachers("joined teacher", follow_joined_teacher, JOINED_ROUNDS)
         if is_taught or self._is_ended():
             return
         if "mixed" in wanted and (len(self._results) == 1 or self.budget.left() > LEAST_MIXED_SECONDS):
@@ -172,10 +178,13 @@ class UnlabelledTraining:
                     return
                 self._gains(f"self-training {number}", lambda n=number, s=share: teach_itself(self, n, s))
 
-    def _learn_from_joined_teachers(self) -> bool:
-        """Run rounds of the joined teacher while they gain and there is time; say whether one gained."""
-        for number in range(1, JOINED_ROUNDS + 1):
-            if not self._gains(f"joined teacher {number}", lambda n=number: follow_joined_teacher(self, n)):
+    def _learn_from_teachers(
+        self, name: str, follow: Callable[[UnlabelledTraining, int], TrainResult | None], rounds: int
+    ) -> bool:
+        """Run rounds of a teacher while they gain and there is time; say whether one gained."""
+        is_trusted = len(self.dev.targets) < FEW_DEV_ROWS
+        for number in range(1, rounds + 1):
+            if not self._gains(f"{name} {number}", lambda n=number: follow(self, n), is_trusted=is_trusted):
                 return number > 1
             if self._is_ended() or self.budget.left() < self.records[-1].seconds / 2:  # too little for another
                 break
@@ -269,8 +278,6 @@ class UnlabelledTraining:
             self.vectors = found  # for the other members of an ensemble
             return found
         every = joined_rows(self.train.ids, self.unlabelled)
-        size = (len(self._table), config.embedding_size)
-        settings: dict[str, Any] = {"seed": config.seed, "backend": config.backend, "threads": config.threads}
 
         def choose() -> dict[str, int]:
             if self.budget.seconds is None:
@@ -279,7 +286,8 @@ class UnlabelledTraining:
             taken = []
             for passes in (1, 3):  # the difference is two passes without what is made ready before them
                 started = time.perf_counter()
-                train_word_vectors(sample, *size, epochs=passes, **settings)
+                size = (len(self._table), config.embedding_size)
+                train_word_vectors(sample, *size, epochs=passes, backend=config.backend, threads=config.threads)
                 taken.append(time.perf_counter() - started)
             speed = 2 * len(sample.values) / max(taken[1] - taken[0], 1e-6)
             words = VECTOR_SHARE * self.budget.left() * speed
@@ -293,9 +301,7 @@ class UnlabelledTraining:
         rows = np.sort(np.random.default_rng(config.seed).permutation(len(every))[: max(plan["texts"], 1)])
         self.tell(events.Note(f"Word vectors: {plan['epochs']} passes over {len(rows):,} of {len(every):,} texts."))
         with self.clock.phase("word vectors"):
-            vectors = train_word_vectors(
-                every.select(rows), *size, epochs=plan["epochs"], progress=self.tell, **settings
-            )
+            vectors = learn_word_vectors(every.select(rows), self.encoder, config, plan["epochs"], self.tell)
         if stored is not None:
             with open(f"{stored}.part", "wb") as file:
                 np.save(file, vectors)
@@ -446,17 +452,9 @@ class UnlabelledTraining:
         return float(np.mean(times[1:]))  # the first one warms up
 
     def _scored(self) -> tuple[Any, np.ndarray]:
-        """Return the development score of the present weights, its loss calibrated, and which rows are right.
-
-        Phases differ in how sure their answers are, which calibration mends in the end.
-        """
+        """Return the development score of the present weights, its loss calibrated, and which rows are right."""
         objective = Objective(self.net, self.train, self.labels, self.config)
-        score, right = objective.scored(self.dev)
-        if len(self.dev.targets) < FEW_DEV_ROWS:
-            return score, right
-        logits = objective.logits(self.dev.ids)
-        found = fit_temperature(logits[:, 0] if logits.shape[1] == 1 else logits, self.dev.targets)
-        return dataclasses.replace(score, loss=found.loss_after), right
+        return objective.scored(self.dev, is_calibrated=len(self.dev.targets) >= FEW_DEV_ROWS)
 
     def _is_ended(self) -> bool:
         """Say whether the last phase was interrupted, or ran out of time."""

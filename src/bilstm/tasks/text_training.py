@@ -7,43 +7,38 @@ machine that only predicts never needs them.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilstm import description
 from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
-from bilstm.data.splitting import split_rows
-from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
-from bilstm.data.vocabulary import IdEncoder, TextEncoder, Vocabulary
-from bilstm.errors import DataError, UsageError
+from bilstm.data.vocabulary import IdEncoder, TextEncoder
+from bilstm.errors import UsageError
 from bilstm.evaluation.joining import fit_joining
 from bilstm.metrics import Temperature, fit_temperature
 from bilstm.runtime.model import Model as RuntimeModel
-from bilstm.runtime.word_ids import count_tokens, encode_texts
+from bilstm.runtime.word_ids import encode_texts
 from bilstm.tasks.joined_teaching import TeacherMargins
 from bilstm.tasks.phase_documents import Documents
 from bilstm.tasks.phase_results import PhaseRecord
 from bilstm.tasks.phase_teaching import Lesson
 from bilstm.tasks.phases import Clock, begin_training
 from bilstm.tasks.teacher_joining import can_join_teacher, join_teacher
-from bilstm.tasks.text_classification import (
-    Config,
-    JoinedLinear,
-    TextModel,
-    Texts,
-    describe_model,
-    dev_rows_of,
-    for_data,
-    output_count,
-    words_of,
-)
+from bilstm.tasks.text_classification import Config, JoinedLinear, TextModel, Texts, for_data, words_of
 from bilstm.tasks.text_members import Member, SharedVectors, joined_layers, joined_result, train_members
-from bilstm.tasks.text_network import Part, train_network, vocabulary_size_of
+from bilstm.tasks.text_network import Part, train_network
+from bilstm.tasks.text_parts import (
+    TextParts,
+    build_encoder,
+    divide,
+    fit_baseline,
+    plan_line,
+    standardisation,
+    unlabelled_ids,
+)
 from bilstm.tasks.text_phases import UnlabelledTraining
 
 if TYPE_CHECKING:
@@ -53,12 +48,10 @@ if TYPE_CHECKING:
     from bilstm.training.events import Listener
     from bilstm.training.loop import TrainResult
 
-__all__ = ["Outcome", "Unlabelled", "build_encoder", "development_part", "fit", "fit_baseline", "words_of"]
+__all__ = ["Outcome", "Unlabelled", "fit"]
 
 MIN_JOIN_ROWS = 100  # fewer development rows say little about three weights
 MIN_JOIN_GAIN = 0.02  # of the log loss; less is not worth a second model in the folder
-FOREIGN_SHARE = 0.3  # of unlabelled words that no labelled text has; above it the user is told
-FEW_ROWS = 1_000  # below it a word that stands once may still be the only sign of its class
 
 
 @dataclass
@@ -184,100 +177,117 @@ def fit(
     from bilstm.training import events
 
     tell, clock = begin_training(progress)
-    train_rows, dev_rows = development_part(len(texts), targets, labels, config, valid is not None)
-    train_texts, train_targets = _take(texts, train_rows), targets[train_rows]
-    dev_texts, dev_targets = valid if valid is not None else (_take(texts, dev_rows), targets[dev_rows])
-    if len(dev_targets) == 0:
-        raise DataError("the development part has no rows.", "Give more rows, or a file with --valid.")
-
+    parts = divide(texts, targets, labels, config, valid)
     _check_fine_tuning(config, start is not None, unlabelled is not None)
     if start is not None:
         config = start.adopt(config)
     has_ids = encoder is not None
-    if encoder is not None:
-        if baseline or not isinstance(train_texts, Ragged) or not isinstance(dev_texts, Ragged):
-            raise UsageError("with an encoder, fit takes the ids that it gave, and fits no linear baseline.")
-        train_ids, dev_ids = train_texts, dev_texts
-    else:
-        with clock.phase("encode"):
-            if start is None:
-                encoder, train_ids = build_encoder(
-                    train_texts, config, None if unlabelled is None else unlabelled.texts
-                )
-            else:
-                encoder = start.encoder_for(train_texts, config)
-                train_ids = encode_texts(encoder, train_texts)
-            dev_ids = encode_texts(encoder, dev_texts)
+    encoder, train_ids, dev_ids = _encoded(parts, config, encoder, start, unlabelled, baseline, clock)
     config = for_data(config, train_ids.lengths)
-    tell(events.Note(_plan(train_ids, dev_ids, encoder, labels, config)))
+    tell(events.Note(plan_line(train_ids, dev_ids, encoder, labels, config)))
     linear = None
     if baseline:
         with clock.phase("linear baseline"):
-            linear = fit_baseline(train_texts, train_targets, dev_texts, dev_targets, labels, config.seed)
+            given = (parts.train, parts.train_targets, parts.dev, parts.dev_targets)
+            linear = fit_baseline(*given, labels, config.seed)
             for note in linear.notes:
                 tell(events.Note(note))
-    shift, scale = _standardisation(train_targets, labels)
+    shift, scale = standardisation(parts.train_targets, labels)
     train_part, dev_part = (
         Part(ids, (own - shift) / scale if labels.kind == "regression" else own)
-        for ids, own in ((train_ids, train_targets), (dev_ids, dev_targets))
+        for ids, own in ((train_ids, parts.train_targets), (dev_ids, parts.dev_targets))
     )
-    further = None if unlabelled is None else _unlabelled_ids(unlabelled, encoder, train_ids, has_ids, tell)
-    if further is not None and labels.kind not in ("binary", "multiclass"):
-        tell(events.Note("Labels are no classes: from the unlabelled texts come word vectors alone."))
-    budget = None if unlabelled is None else unlabelled.budget
-    trainer = _Trainer(train_part, dev_part, encoder, labels, start, further, budget, tell, clock)
-    if unlabelled is not None and unlabelled.documents is not None and valid is None:
-        own, others = unlabelled.documents
-        trainer.documents = Documents(own[train_rows], own[dev_rows], others)
-    trainer.language = None if unlabelled is None else unlabelled.language
-    if unlabelled is not None and linear is not None and "joined-teacher" in config.phases:
-        trainer.linear = lambda: _teacher_margins(linear, dev_texts, unlabelled.texts)
+    trainer = _Trainer(train_part, dev_part, encoder, labels, start, tell, clock)
+    if unlabelled is not None:
+        trainer.add(unlabelled, parts, linear, config, has_ids, valid is None)
     trainer.shared = SharedVectors(checkpoint, config.members > 1, vectors)
     members = train_members(trainer.train_one, config, checkpoint, resume, tell)
     layers, weights = joined_layers(members)
     runtime = RuntimeModel(layers, weights, threads=config.threads)
     model = TextModel(encoder, labels, runtime, weights, shift=shift, scale=scale)
     with clock.phase("evaluate"):
-        dev_logits = model.logits_of_ids(dev_ids)
-        temperature, before = None, None
-        notes = [line for member in members for phase in member.phases if (line := phase.line())]
-        if labels.kind != "regression":
-            before = model.measure(model.decode(dev_logits), dev_targets)
-            temperature = _calibrate(model, dev_logits, dev_targets)
-            notes += [temperature.note] if temperature.note else []
-        if len(members) > 1:
-            members = [_measured(member, model, dev_ids, dev_targets) for member in members]
-        network_metrics = model.measure(model.decode(dev_logits), dev_targets)
-        if trainer.lesson is not None and can_join_teacher(config, encoder) and further is not None:
-            given = (dev_logits, dev_ids, dev_targets, further)
-            dev_logits, note = join_teacher(model, trainer.lesson.model, *given)
-            tell(events.Note(note))
-            notes.append(note)
-        if model.joined is None and linear is not None and config.join_linear and temperature is not None:
-            dev_logits, note = _join(model, linear, dev_logits, dev_texts, dev_targets, temperature)
-            tell(events.Note(note))
-            notes.append(note)
-        dev_outputs = model.decode(dev_logits)
+        measured = _evaluated(model, members, trainer, parts, linear, config)
     return Outcome(
         model=model,
         config=config,
         result=joined_result(members),
         baseline=linear,
-        train_rows=train_rows,
-        dev_rows=dev_rows,
-        dev_targets=dev_targets,
-        dev_outputs=dev_outputs,
-        dev_logits=dev_logits,
-        dev_metrics=model.measure(dev_outputs, dev_targets),
-        baseline_metrics=None if linear is None else model.measure(linear.dev_probabilities, dev_targets),
-        dev_metrics_before=before,
-        temperature=temperature,
+        train_rows=parts.train_rows,
+        dev_rows=parts.dev_rows,
+        dev_targets=parts.dev_targets,
         seconds=clock.seconds,
-        notes=notes,
-        network_metrics=network_metrics,
         phases=[phase for member in members for phase in member.phases],
-        members=members,
+        **measured,
     )
+
+
+def _encoded(
+    parts: TextParts,
+    config: Config,
+    encoder: TextEncoder | IdEncoder | None,
+    start: StartingWeights | None,
+    unlabelled: Unlabelled | None,
+    baseline: bool,
+    clock: Clock,
+) -> tuple[TextEncoder | IdEncoder, Ragged, Ragged]:
+    """Return the encoder, and the ids of the training part and of the development part."""
+    if encoder is not None:
+        if baseline or not isinstance(parts.train, Ragged) or not isinstance(parts.dev, Ragged):
+            raise UsageError("with an encoder, fit takes the ids that it gave, and fits no linear baseline.")
+        return encoder, parts.train, parts.dev
+    with clock.phase("encode"):
+        if start is None:
+            encoder, train_ids = build_encoder(parts.train, config, None if unlabelled is None else unlabelled.texts)
+        else:
+            encoder = start.encoder_for(parts.train, config)
+            train_ids = encode_texts(encoder, parts.train)
+        return encoder, train_ids, encode_texts(encoder, parts.dev)
+
+
+def _evaluated(
+    model: TextModel,
+    members: list[Member],
+    trainer: _Trainer,
+    parts: TextParts,
+    linear: LinearBaseline | None,
+    config: Config,
+) -> dict[str, Any]:
+    """Calibrate the model, join linear models to it, and score it on the development part: fields of `Outcome`."""
+    from bilstm.training import events
+
+    targets, dev_ids = parts.dev_targets, trainer.dev.ids
+    logits = model.logits_of_ids(dev_ids)
+    temperature, before = None, None
+    notes = [line for member in members for phase in member.phases if (line := phase.line())]
+    if model.labels.kind != "regression":
+        before = model.measure(model.decode(logits), targets)
+        temperature = _calibrate(model, logits, targets)
+        notes += [temperature.note] if temperature.note else []
+    if len(members) > 1:
+        members = [_measured(member, model, dev_ids, targets) for member in members]
+    network_metrics = model.measure(model.decode(logits), targets)
+    joined = []
+    if trainer.lesson is not None and can_join_teacher(config, model.encoder) and trainer.unlabelled is not None:
+        given = (logits, dev_ids, targets, trainer.unlabelled)
+        logits, note = join_teacher(model, trainer.lesson.model, *given)
+        joined.append(note)
+    if model.joined is None and linear is not None and config.join_linear and temperature is not None:
+        logits, note = _join(model, linear, logits, parts.dev, targets, temperature)
+        joined.append(note)
+    for note in joined:
+        trainer.tell(events.Note(note))
+    outputs = model.decode(logits)
+    return {
+        "members": members,
+        "dev_logits": logits,
+        "dev_outputs": outputs,
+        "dev_metrics": model.measure(outputs, targets),
+        "baseline_metrics": None if linear is None else model.measure(linear.dev_probabilities, targets),
+        "dev_metrics_before": before,
+        "network_metrics": network_metrics,
+        "temperature": temperature,
+        "notes": notes + joined,
+    }
 
 
 @dataclass
@@ -289,15 +299,37 @@ class _Trainer:
     encoder: TextEncoder | IdEncoder
     labels: LabelSet
     start: StartingWeights | None
-    unlabelled: Ragged | None
-    budget: Budget | None
     tell: Listener
     clock: Clock
+    unlabelled: Ragged | None = None
+    budget: Budget | None = None
     shared: SharedVectors = field(default_factory=lambda: SharedVectors(None, False))
     lesson: Lesson | None = None  # of the first member that had one
     documents: Documents | None = None
     language: StartingWeights | None = None
     linear: Callable[[], TeacherMargins] | None = None
+
+    def add(
+        self,
+        given: Unlabelled,
+        parts: TextParts,
+        linear: LinearBaseline | None,
+        config: Config,
+        has_ids: bool,
+        is_dev_drawn: bool,
+    ) -> None:
+        """Take in the unlabelled texts and all that was learned of them before."""
+        from bilstm.training import events
+
+        self.unlabelled = unlabelled_ids(given.texts, self.encoder, self.train.ids, has_ids, self.tell)
+        if self.labels.kind not in ("binary", "multiclass"):
+            self.tell(events.Note("Labels are no classes: from the unlabelled texts come word vectors alone."))
+        self.budget, self.language = given.budget, given.language
+        if given.documents is not None and is_dev_drawn:
+            own, others = given.documents
+            self.documents = Documents(own[parts.train_rows], own[parts.dev_rows], others)
+        if linear is not None and "joined-teacher" in config.phases:
+            self.linear = lambda: _teacher_margins(linear, parts.dev, given.texts)
 
     def train_one(self, config: Config, checkpoint: str | None, resume: bool, left: int) -> Member:
         """Train a network; `left` networks share what is left of the budget."""
@@ -388,141 +420,3 @@ def _check_fine_tuning(config: Config, has_start: bool, has_unlabelled: bool) ->
         )
     if not is_default and has_unlabelled:
         raise UsageError("--layer-decay and --gradual-unfreezing do nothing with --unlabelled.", "Leave them out.")
-
-
-def _take(texts: Texts, rows: np.ndarray) -> Texts:
-    if isinstance(texts, Ragged):
-        return texts.select(rows)
-    return [texts[int(row)] for row in rows]
-
-
-def development_part(
-    count: int, targets: np.ndarray, labels: LabelSet, config: Config, is_given: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows that train and rows that choose."""
-    if is_given:
-        return np.arange(count), np.zeros(0, dtype=np.int64)
-    if count < 2:
-        raise DataError(f"{count} rows are too few to train on and to choose by.", "Give more rows.")
-    dev = dev_rows_of(config, count)
-    is_stratified = labels.kind in ("binary", "multiclass")
-    train_rows, dev_rows = split_rows(targets, [count - dev, dev], config.seed, is_stratified=is_stratified)
-    return train_rows, dev_rows
-
-
-def build_encoder(
-    texts: Texts, config: Config, unlabelled: Texts | None = None
-) -> tuple[TextEncoder | IdEncoder, Ragged]:
-    """Build the encoder from the training part, and encode that part.
-
-    Words of unlabelled texts follow those of the training part as far as `config.vocabulary_size` allows.
-    """
-    if isinstance(texts, Ragged):
-        largest = int(texts.values.max(initial=0))
-        encoder = IdEncoder(min(largest + 1, config.vocabulary_size), config.max_length, config.keep)
-        return encoder, encoder.encode(texts)
-    tokenizer: Tokenizer
-    if config.tokenizer == "words":
-        tokenizer = WordTokenizer(config.lowercase)
-    elif config.tokenizer == "characters":
-        tokenizer = CharacterTokenizer(config.lowercase)
-    else:
-        tokenizer = BytePairTokenizer.train(texts, config.vocabulary_size, config.lowercase)
-    built = TextEncoder.of_counts(
-        count_tokens(tokenizer, texts),
-        tokenizer,
-        max_size=config.vocabulary_size,
-        min_count=config.min_count if len(texts) >= FEW_ROWS else 1,
-        max_length=config.max_length,
-        keep=config.keep,
-    )
-    if unlabelled is not None and not isinstance(unlabelled, Ragged):
-        counts = count_tokens(tokenizer, unlabelled)
-        counted = Vocabulary.of_counts(counts, config.vocabulary_size, max(config.min_count, 2))
-        known = built.vocabulary
-        added = tuple(token for token in counted.tokens if token not in known.id_of)
-        tokens = known.tokens + added[: max(config.vocabulary_size - len(known), 0)]
-        built = TextEncoder(tokenizer, Vocabulary(tokens), config.max_length, config.keep)
-    return built, encode_texts(built, texts)
-
-
-def _unlabelled_ids(
-    unlabelled: Unlabelled, encoder: TextEncoder | IdEncoder, train_ids: Ragged, has_ids: bool, tell: Listener
-) -> Ragged:
-    """Encode the unlabelled texts; tell where they look unlike the labelled ones.
-
-    Raises
-    ------
-    DataError
-        If they are of another kind than the labelled ones, or hold no known word.
-    """
-    from bilstm.training import events
-
-    if isinstance(unlabelled.texts, Ragged) != (has_ids or isinstance(encoder, IdEncoder)):
-        raise DataError("the unlabelled texts and the labelled ones must both be texts, or both word ids.")
-    ids = unlabelled.texts if has_ids else encode_texts(encoder, unlabelled.texts)
-    assert isinstance(ids, Ragged)
-    if not ids.values.any():
-        raise DataError(f"the {len(ids):,} unlabelled texts hold no known word.", "Is the text column the right one?")
-    seen = np.zeros(max(vocabulary_size_of(encoder), 1), dtype=bool)
-    seen[train_ids.values] = True
-    foreign = float((~seen[ids.values]).mean())
-    if foreign > FOREIGN_SHARE:
-        tell(
-            events.Note(
-                f"{foreign:.0%} of the words of the unlabelled texts do not stand in the labelled ones: another "
-                "language or domain? The development part decides what is kept."
-            )
-        )
-    return ids
-
-
-def _plan(
-    train_ids: Ragged, dev_ids: Ragged, encoder: TextEncoder | IdEncoder, labels: LabelSet, config: Config
-) -> str:
-    """Say in one line what is about to happen."""
-    known = vocabulary_size_of(encoder)
-    shapes = description.weight_shapes(describe_model(config, known, output_count(labels))).values()
-    parameters = sum(math.prod(shape) for shape in shapes)
-    plan = (
-        f"{len(train_ids):,} texts to train on (median {int(np.median(train_ids.lengths)):,} tokens), "
-        f"{len(dev_ids):,} to choose the epoch by; {known:,} known tokens, {parameters:,} parameters."
-    )
-    if config.members > 1:
-        plan += (
-            f" {config.members} members of so many each, one after the other: {config.members} times the time, "
-            "and as many times the memory and the time of an answer."
-        )
-    return plan
-
-
-def fit_baseline(
-    train_texts: Texts,
-    train_targets: np.ndarray,
-    dev_texts: Texts,
-    dev_targets: np.ndarray,
-    labels: LabelSet,
-    seed: int,
-) -> LinearBaseline:
-    """Fit the linear n-gram model on the words of the training part, tuned on the development part."""
-    from bilstm.evaluation.baseline import fit_linear_baseline
-
-    known: dict[str, str] = {}  # one object per different word: a list of words is then 8 bytes a word
-    kind = labels.kind if labels.kind in ("multilabel", "regression") else "classification"
-    return fit_linear_baseline(
-        words_of(train_texts, known),
-        train_targets,
-        words_of(dev_texts, known),
-        dev_targets,
-        kind,  # type: ignore[arg-type]
-        len(labels.names) or None,
-        seed,
-    )
-
-
-def _standardisation(targets: np.ndarray, labels: LabelSet) -> tuple[float, float]:
-    """Return shift and scale of numbers: mean and standard deviation of the training part; 0 and 1 for classes."""
-    if labels.kind != "regression":
-        return 0.0, 1.0
-    spread = float(targets.std(dtype=np.float64))
-    return float(targets.mean(dtype=np.float64)), spread if spread > 0 else 1.0

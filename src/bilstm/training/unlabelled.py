@@ -9,7 +9,7 @@ import numpy as np
 from bilstm.data.batching import epoch_batches
 from bilstm.data.ragged import Ragged
 
-__all__ = ["MixedBatch", "MixedBatches", "joined_rows", "shortened"]
+__all__ = ["MixedBatch", "MixedBatches", "joined_rows"]
 
 UNLABELLED_SEED = 1  # added to the seed, so that both deals are independent
 
@@ -99,12 +99,3 @@ def joined_rows(first: Ragged, second: Ragged) -> Ragged:
     """Put one numpy batch behind another."""
     offsets = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
     return Ragged(np.concatenate([first.values, second.values]), offsets)
-
-
-def shortened(ids: Ragged, most: int) -> Ragged:
-    """Keep the first and the last words of longer texts, and no empty text."""
-    place = np.arange(len(ids.values)) - np.repeat(ids.offsets[:-1], ids.lengths)
-    left = np.repeat(ids.lengths, ids.lengths) - place
-    kept = (place < most - most // 2) | (left <= most // 2)
-    lengths = np.minimum(ids.lengths, most)
-    return Ragged(ids.values[kept], np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64))
