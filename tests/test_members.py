@@ -179,7 +179,7 @@ def test_the_temperature_is_that_of_the_whole(whole):
 
 
 def test_word_vectors_are_learned_once(tmp_path):
-    config = dataclasses.replace(CONFIG, vectors="in-domain", vector_epochs=1, members=2)
+    config = dataclasses.replace(CONFIG, vectors="in-domain", vector_epochs=1, subwords=False, members=2)
     told = []
     both = trained(config, progress=told.append)
     assert [event.name for event in told if isinstance(event, events.PhaseStarted)].count("word vectors") == 1

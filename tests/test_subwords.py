@@ -1,9 +1,16 @@
 """Vectors of rare words from their character n-grams: by the formula, solved densely, and on made words."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from bilstm.data.tokenizers import WordTokenizer
+from bilstm.data.vocabulary import TextEncoder
 from bilstm.errors import ShapeError
+from bilstm.tasks import text_network
+from bilstm.tasks.text_classification import Config
+from bilstm.tasks.text_network import learn_word_vectors
 from bilstm.training import subwords
 from bilstm.training.subwords import character_ngrams, with_subwords
 
@@ -62,3 +69,21 @@ def test_rare_words_come_nearer_to_what_they_mean():
 def test_arguments_of_different_lengths_are_refused():
     with pytest.raises(ShapeError, match="3 vectors, 2 counts and 3 words"):
         with_subwords(np.zeros((3, 2), np.float32), np.zeros(2), ["a", "b", "c"])
+
+
+def test_few_words_are_drawn_and_many_are_not(monkeypatch):
+    texts = ["walk walks walking", "talk talks talking", "walk talk"] * 5
+    encoder = TextEncoder.build(texts, WordTokenizer(), max_size=100, min_count=1)
+    ids = encoder.encode(texts)
+    config = Config(embedding_size=4, backend="torch")
+
+    def learned(wanted: bool | None) -> np.ndarray:
+        return learn_word_vectors(ids, encoder, dataclasses.replace(config, subwords=wanted), 2, lambda event: None)
+
+    plain, drawn = learned(False), learned(True)
+    words = ["", *encoder.vocabulary.tokens[1:]]
+    np.testing.assert_array_equal(drawn, with_subwords(plain, np.bincount(ids.values, minlength=7), words))
+    assert not np.array_equal(drawn, plain)
+    np.testing.assert_array_equal(learned(None), drawn)
+    monkeypatch.setattr(text_network, "SUBWORD_WORDS", len(ids.values))
+    np.testing.assert_array_equal(learned(None), plain)

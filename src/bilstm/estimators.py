@@ -89,7 +89,7 @@ class _TextEstimator(BaseEstimator):
         embedding_size: int = 128,
         vectors: Literal["in-domain", "random"] = "in-domain",
         vector_epochs: int = 5,
-        subwords: bool = True,
+        subwords: bool | None = None,
         convolution_size: int | None = None,
         kernel_size: int = 3,
         cell: Literal["lstm", "gru", "rnn", "none"] = "lstm",

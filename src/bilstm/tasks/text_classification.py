@@ -103,8 +103,10 @@ class Config(TrainConfig):
         "in-domain", help="Where word vectors start: learned first from the training texts, or random."
     )
     vector_epochs: int = settings.field(5, help="Passes that learn in-domain word vectors.", minimum=1, maximum=1000)
-    subwords: bool = settings.field(
-        True, help="Draw in-domain vectors of rare words towards those that their character n-grams let expect."
+    subwords: bool | None = settings.field(
+        None,
+        help="Draw in-domain vectors of rare words towards those that their character n-grams let expect; none: where "
+        "there are fewer than a million words to learn vectors from.",
     )
     convolution_size: int | None = settings.field(
         None, help="Features of a convolution before the recurrent layers; none: no convolution.", minimum=1

@@ -47,6 +47,7 @@ __all__ = [
     "vocabulary_size_of",
 ]
 
+SUBWORD_WORDS = 1_000_000  # with more to learn from, most words are better known by their use than by their letters
 TYPICAL_LENGTH = 180  # tokens of a text to which `adversarial_norm` refers
 
 
@@ -148,7 +149,8 @@ def learn_word_vectors(
         ids, size, config.embedding_size, epochs=epochs, seed=config.seed,
         backend=config.backend, threads=config.threads, progress=tell,
     )  # fmt: skip
-    if not config.subwords or config.tokenizer != "words" or isinstance(encoder, IdEncoder):
+    is_wanted = len(ids.values) < SUBWORD_WORDS if config.subwords is None else config.subwords
+    if not is_wanted or config.tokenizer != "words" or isinstance(encoder, IdEncoder):
         return vectors
     words = ["", *encoder.vocabulary.tokens[1:]]  # 0 is the unknown word
     return with_subwords(vectors, np.bincount(ids.values, minlength=size), words)
