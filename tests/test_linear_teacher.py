@@ -171,25 +171,3 @@ def test_dense_ridge_solves_the_normal_equations():
     stacked = np.concatenate([root * full[rows], np.sqrt(linear_teacher.RIDGE) * np.eye(4)])
     exact = np.linalg.lstsq(stacked, np.concatenate([root * columns, np.zeros((4, 2))]), rcond=None)[0]
     np.testing.assert_allclose(found, full @ exact, atol=1e-8)
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_what_a_network_says_makes_the_answers_better(classes):
-    labelled, rest = 2 * classes, 300
-    targets = np.arange(labelled + rest) % classes
-    texts = made_texts(targets, classes, 1)
-    random = np.random.default_rng(3)
-    vectors = random.normal(size=(1 + classes * SIGNS + OTHERS, 4)).astype(np.float32)  # say nothing
-    truth = np.eye(classes)[targets]
-    sure = 2 * truth[:, 1:] - 1 if classes == 2 else truth
-    network = sure + random.normal(size=sure.shape)
-
-    def right(answers: np.ndarray) -> float:
-        return float((answers[labelled:].argmax(axis=1) == targets[labelled:]).mean())
-
-    alone = network[:, 0] > 0 if classes == 2 else network.argmax(axis=1)
-    without = right(ask_linear_teacher(texts, targets[:labelled], classes, vectors).answers)
-    together = right(ask_linear_teacher(texts, targets[:labelled], classes, vectors, network=network).answers)
-    assert together > max(without, float((alone == targets)[labelled:].mean())) + 0.02
-    large = ask_linear_teacher(texts, targets[:labelled], classes, vectors, network=100 * network).answers
-    assert right(large) == together  # its scale says nothing

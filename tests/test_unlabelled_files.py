@@ -42,7 +42,7 @@ def test_a_model_from_labelled_and_unlabelled_files(capsys, files):
     assert done.code == 0, done.err
     labelled, second = [phase["name"] for phase in done.json["phases"]][:2]
     assert labelled == "labelled texts"
-    assert second in ("language model", "linear teacher 1", "mixed objective")  # as time allows
+    assert second in ("language model", "linear teacher", "mixed objective")  # a slow machine has no time for the first
     assert "100 unlabelled texts." in done.err
     assert "Budget: " in done.err
     page = (files / "model" / "report.html").read_text(encoding="utf-8")

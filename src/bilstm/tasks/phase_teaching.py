@@ -63,7 +63,6 @@ def lesson_of(
     classes: int,
     vectors: np.ndarray,
     documents: Documents | None,
-    network: np.ndarray | None,
     seed: int,
     stored: Path | None,
 ) -> Lesson:
@@ -79,8 +78,6 @@ def lesson_of(
     vectors : ndarray of shape (vocabulary, size)
     documents : Documents, optional
         Of the labelled texts and of these.
-    network : ndarray of shape (labelled texts and these, outputs), optional
-        Logits of a network that learned before.
     seed : int
     stored : Path, optional
         File that the answers are kept in, and read from if it is there.
@@ -95,7 +92,7 @@ def lesson_of(
     targets = train.targets.astype(np.int64)
     own = None if documents is None else np.concatenate([documents.train, documents.unlabelled])
     every = joined_rows(train.ids, texts)
-    said = ask_linear_teacher(every, targets, classes, vectors, documents=own, network=network, seed=seed)
+    said = ask_linear_teacher(every, targets, classes, vectors, documents=own, seed=seed)
     shares = np.bincount(targets, minlength=classes) / len(targets)
     found = pseudo_labels(said.answers[len(targets) :], shares)
     if stored is not None:

@@ -52,7 +52,6 @@ from bilstm.tasks.text_pretraining import learn_language
 from bilstm.tasks.text_teaching import (
     JOINED_ROUNDS,
     LEAST_WORDS,
-    LINEAR_ROUNDS,
     SELF_SHARES,
     SPARE_SECONDS,
     follow_joined_teacher,
@@ -165,9 +164,9 @@ class UnlabelledTraining:
                 return
         is_taught = False
         if "linear-teacher" in wanted and has_few:
-            is_taught = self._learn_from_teachers("linear teacher", follow_linear_teacher, LINEAR_ROUNDS)
+            is_taught = self._gains("linear teacher", lambda: follow_linear_teacher(self), is_trusted=is_trusted)
         if "joined-teacher" in wanted and not has_few:
-            is_taught = self._learn_from_teachers("joined teacher", follow_joined_teacher, JOINED_ROUNDS)
+            is_taught = self._learn_from_joined_teachers()
         if is_taught or self._is_ended():
             return
         if "mixed" in wanted and (len(self._results) == 1 or self.budget.left() > LEAST_MIXED_SECONDS):
@@ -178,13 +177,10 @@ class UnlabelledTraining:
                     return
                 self._gains(f"self-training {number}", lambda n=number, s=share: teach_itself(self, n, s))
 
-    def _learn_from_teachers(
-        self, name: str, follow: Callable[[UnlabelledTraining, int], TrainResult | None], rounds: int
-    ) -> bool:
-        """Run rounds of a teacher while they gain and there is time; say whether one gained."""
-        is_trusted = len(self.dev.targets) < FEW_DEV_ROWS
-        for number in range(1, rounds + 1):
-            if not self._gains(f"{name} {number}", lambda n=number: follow(self, n), is_trusted=is_trusted):
+    def _learn_from_joined_teachers(self) -> bool:
+        """Run rounds of the joined teacher while they gain and there is time; say whether one gained."""
+        for number in range(1, JOINED_ROUNDS + 1):
+            if not self._gains(f"joined teacher {number}", lambda n=number: follow_joined_teacher(self, n)):
                 return number > 1
             if self._is_ended() or self.budget.left() < self.records[-1].seconds / 2:  # too little for another
                 break

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "JOINED_ROUNDS",
     "LEAST_WORDS",
-    "LINEAR_ROUNDS",
     "SELF_SHARES",
     "SPARE_SECONDS",
     "follow_joined_teacher",
@@ -41,43 +40,36 @@ LEAST_WORDS = 3_000  # of a step
 CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the texts taken in each round
 SELF_TEXTS, SELF_STEPS = 20_000, 1_500
 TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
-LINEAR_ROUNDS = 2
 JOINED_ROUNDS, JOINED_PASSES = 3, 8  # passes of a round over the texts that a joined teacher answered, at most
 SPARE_SECONDS = 10.0
 
 
-def follow_linear_teacher(training: UnlabelledTraining, number: int) -> TrainResult | None:
-    """Train anew on the labels and on the surer answers of linear models to the unlabelled texts.
-
-    In round 2 and later the network that learned in the round before answers together with them.
-    """
+def follow_linear_teacher(training: UnlabelledTraining) -> TrainResult | None:
+    """Train anew on the labels and on the surer answers of linear models to the unlabelled texts."""
     from bilstm.training import events
 
-    name, config, classes = f"linear teacher {number}", training.config, len(training.labels.names)
+    config, classes = training.config, len(training.labels.names)
     if len(np.unique(training.train.targets)) < classes:
-        training.tell(events.Note(f"{name}: left out, the training part has no row of some class."))
+        training.tell(events.Note("linear teacher: left out, the training part has no row of some class."))
         return None
     rows = _teacher_rows(training)
     if len(rows) < LEAST_TAUGHT:
-        training.tell(events.Note(f"{name}: left out, there are texts or time for {len(rows)} texts only."))
+        training.tell(events.Note(f"linear teacher: left out, there are texts or time for {len(rows)} texts only."))
         return None
     documents = _documents(training, rows)
     texts = (training.whole.select(rows), training.unlabelled.select(rows))
-    objective = Objective(training.net, training.train, training.labels, config)
-    network = None
-    if number > 1:
-        network = np.concatenate([objective.logits(training.train.ids), objective.logits(texts[1])])
-    stored = _file(training, f"{name.replace(' ', '-')}.npz")
-    models = (training.word_table, documents, network)
-    training.lesson = lesson_of(training.train, *texts, classes, *models, config.seed, stored)
+    stored = _file(training, "linear-teacher.npz")
+    training.lesson = lesson_of(training.train, *texts, classes, training.word_table, documents, config.seed, stored)
     chosen = training.lesson.taught
-    training.tell(events.Note(f"{name}: {len(chosen.targets):,} of {len(rows):,} unlabelled texts labelled."))
+    said = f"{len(chosen.targets):,} of {len(rows):,} unlabelled texts labelled by linear models"
+    training.tell(events.Note(f"linear teacher: {said}."))
     if len(chosen.targets) < LEAST_TAUGHT:
-        training.tell(events.Note(f"{name}: left out, that is too few."))
+        training.tell(events.Note("linear teacher: left out, that is too few."))
         return None
+    objective = Objective(training.net, training.train, training.labels, config)
     smooth = dataclasses.replace(config, label_smoothing=max(config.label_smoothing, TEACHER_DOUBT))
     loss = TaughtLoss(objective, chosen, Objective(training.net, chosen, training.labels, smooth).loss)
-    return _learn(training, name, objective, chosen, loss, TEACHER_STEPS, 1 / (LINEAR_ROUNDS + 1 - number))
+    return _learn(training, "linear teacher", objective, chosen, loss, TEACHER_STEPS)
 
 
 def follow_joined_teacher(training: UnlabelledTraining, number: int) -> TrainResult | None:
@@ -161,15 +153,9 @@ def teach_itself(training: UnlabelledTraining, number: int, share: float) -> Tra
 
 
 def _learn(
-    training: UnlabelledTraining,
-    name: str,
-    objective: Objective,
-    chosen: Part,
-    step_loss: TaughtLoss,
-    most: int,
-    share: float = 1.0,
+    training: UnlabelledTraining, name: str, objective: Objective, chosen: Part, step_loss: TaughtLoss, most: int
 ) -> TrainResult:
-    """Train from the initial weights on both kinds of texts, for as many steps as a share of what is left gives."""
+    """Train from the initial weights on both kinds of texts, for as many steps as the budget gives."""
     from bilstm.training.budget import steps_within
     from bilstm.training.checkpoint import set_weights
     from bilstm.training.unlabelled import MixedBatches
@@ -186,7 +172,7 @@ def _learn(
         if training.budget.seconds is None:
             return looks_of(words, most)
         seconds = training.seconds_a_step(step_loss, deal(8).epoch(1))
-        left = 0.95 * share * (training.budget.left() - SPARE_SECONDS)
+        left = 0.95 * (training.budget.left() - SPARE_SECONDS)
         return looks_of(words, steps_within(left, seconds, least=8, most=most))
 
     plan = training.planned(name, choose)

@@ -51,7 +51,6 @@ VIEW_STRENGTHS = (1.0, 1.0)  # C of the logistic regressions: mean word vectors,
 MEAN_NORM = 3.0  # of a text's standardised mean of word vectors, about
 DOCUMENT_STRENGTH, MANY_LABELS_STRENGTH = 1.0, 10.0  # C of those over document vectors, with few labels and with many
 DOCUMENT_WEIGHT = 2.0  # of their answers beside the two others'
-NETWORK_WEIGHT = 4.0  # of a network's, beside all others at first: it has learned what they said
 TAUGHT_SHARE = 0.7  # of all texts, those answered most surely
 ROUNDS, DOCUMENT_ROUNDS = 3, 4  # without and with document vectors
 RIDGE = 1.0
@@ -116,7 +115,6 @@ def ask_linear_teacher(
     vectors: np.ndarray,
     *,
     documents: np.ndarray | None = None,
-    network: np.ndarray | None = None,
     seed: int = 0,
 ) -> Teaching:
     """Answer all texts after learning from the first ones' labels and from the others as they are.
@@ -133,8 +131,6 @@ def ask_linear_teacher(
         Word vectors that were learned without labels.
     documents : ndarray of shape (texts, size), float, optional
         Document vectors of all texts, rows of norm 1.
-    network : ndarray of shape (texts, 1 or classes), optional
-        What a network that learned from an earlier answer says of all texts, in logits: of class 1 of two, or of each.
     seed : int, default=0
         Of the randomised decomposition.
 
@@ -157,9 +153,6 @@ def ask_linear_teacher(
     if documents is not None:
         documents = _centred(documents)
         scores += DOCUMENT_WEIGHT * _of_one_spread(_logistic(documents, signs, DOCUMENT_STRENGTH), labelled)
-    if network is not None:
-        network = _of_one_spread(network.astype(np.float64), labelled)
-        scores += NETWORK_WEIGHT * network
     features = ngram_features(texts)
     for _ in range(ROUNDS if documents is None else DOCUMENT_ROUNDS):
         found = pseudo_labels(_probabilities(_margins(scores, shares, labelled)[0])[labelled:], shares)
@@ -172,8 +165,6 @@ def ask_linear_teacher(
         if documents is not None:
             own = _dense_ridge(documents, rows, columns, importance)
             scores = _of_one_spread(ngram_scores, labelled) + _of_one_spread(own, labelled)
-        if network is not None:
-            scores = (scores if documents is not None else _of_one_spread(scores, labelled)) + network
     _, scale, shift = _margins(ngram_scores, shares, labelled)
     model = TaughtNgrams(
         features.words,
