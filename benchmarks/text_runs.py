@@ -13,6 +13,7 @@ import os
 import random
 import statistics
 import subprocess
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -88,7 +89,7 @@ def describe(partial_rows: int | None) -> dict[str, Any]:
         if word in ("--data", "--results", "--room", "--output"):
             next(arguments)
             words.append("FOLDER" if word != "--results" else "FILE")
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
     commit, is_changed = machine.pop("commit"), machine.pop("uncommitted_changes")
     del machine["command"]
     when = machine.pop("when")
