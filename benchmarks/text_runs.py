@@ -11,9 +11,9 @@ import io
 import json
 import os
 import random
+import shlex
 import statistics
 import subprocess
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
