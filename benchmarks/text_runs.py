@@ -86,7 +86,7 @@ def describe(partial_rows: int | None) -> dict[str, Any]:
     words = []
     for word in arguments:
         words.append(without_folder(word))
-        if word in ("--data", "--results", "--room", "--output"):
+        if word in ("--data", "--cache", "--results", "--room", "--output"):
             next(arguments)
             words.append("FOLDER" if word != "--results" else "FILE")
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
