@@ -15,11 +15,11 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain, islice
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from unicodedata import category
 
 from bilstm.errors import MissingExtraError, ModelFolderError
@@ -30,6 +30,7 @@ __all__ = [
     "KerasTokenizer",
     "Tokenizer",
     "WordTokenizer",
+    "tokenizer_for",
     "tokenizer_from_config",
 ]
 
@@ -427,6 +428,17 @@ class KerasTokenizer:
 
 
 # --- reading back -----------------------------------------------------------------------------------------------------
+
+
+def tokenizer_for(
+    kind: Literal["words", "characters", "byte-pairs"], texts: Sequence[str], vocabulary_size: int, lowercase: bool
+) -> Tokenizer:
+    """Return the tokenizer that settings name; one of byte pairs is learned from the texts."""
+    if kind == "words":
+        return WordTokenizer(lowercase)
+    if kind == "characters":
+        return CharacterTokenizer(lowercase)
+    return BytePairTokenizer.train(texts, vocabulary_size, lowercase)
 
 
 def tokenizer_from_config(config: Any) -> Tokenizer:

@@ -21,7 +21,7 @@ from bilstm.data.batching import epoch_batches
 from bilstm.data.next_words import Pieces
 from bilstm.data.ragged import Ragged
 from bilstm.data.splitting import split_rows
-from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
+from bilstm.data.tokenizers import tokenizer_for
 from bilstm.data.vocabulary import TextEncoder
 from bilstm.errors import DataError, UsageError
 from bilstm.runtime.engine_recurrent import resolve_precision
@@ -158,13 +158,7 @@ def fit(
 
 def build_encoder(texts: Sequence[str], config: Config) -> TextEncoder:
     """Build the encoder from the training part alone."""
-    tokenizer: Tokenizer
-    if config.tokenizer == "words":
-        tokenizer = WordTokenizer(config.lowercase)
-    elif config.tokenizer == "characters":
-        tokenizer = CharacterTokenizer(config.lowercase)
-    else:
-        tokenizer = BytePairTokenizer.train(texts, config.vocabulary_size, config.lowercase)
+    tokenizer = tokenizer_for(config.tokenizer, texts, config.vocabulary_size, config.lowercase)
     min_count = config.min_count if len(texts) >= FEW_TEXTS else 1
     counts = count_tokens(tokenizer, texts)
     return TextEncoder.of_counts(counts, tokenizer, max_size=config.vocabulary_size, min_count=min_count)

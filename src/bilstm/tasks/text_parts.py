@@ -15,7 +15,7 @@ from bilstm import description
 from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
 from bilstm.data.splitting import split_rows
-from bilstm.data.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
+from bilstm.data.tokenizers import tokenizer_for
 from bilstm.data.vocabulary import IdEncoder, TextEncoder, Vocabulary
 from bilstm.errors import DataError
 from bilstm.runtime.word_ids import count_tokens, encode_texts
@@ -116,13 +116,7 @@ def build_encoder(
         largest = int(texts.values.max(initial=0))
         encoder = IdEncoder(min(largest + 1, config.vocabulary_size), config.max_length, config.keep)
         return encoder, encoder.encode(texts)
-    tokenizer: Tokenizer
-    if config.tokenizer == "words":
-        tokenizer = WordTokenizer(config.lowercase)
-    elif config.tokenizer == "characters":
-        tokenizer = CharacterTokenizer(config.lowercase)
-    else:
-        tokenizer = BytePairTokenizer.train(texts, config.vocabulary_size, config.lowercase)
+    tokenizer = tokenizer_for(config.tokenizer, texts, config.vocabulary_size, config.lowercase)
     built = TextEncoder.of_counts(
         count_tokens(tokenizer, texts),
         tokenizer,
