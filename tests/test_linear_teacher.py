@@ -13,6 +13,7 @@ from bilstm.data.ragged import Ragged
 from bilstm.tasks.phase_teaching import runtime_linear, teacher_texts_within
 from bilstm.training import linear_teacher
 from bilstm.training.linear_teacher import ask_linear_teacher, ngram_features, pseudo_labels, short_descriptions
+from bilstm.training.ridge import sparse_ridge
 from bilstm.training.word_vectors import train_word_vectors
 
 SIGNS = 12  # words that speak for one class
@@ -70,13 +71,12 @@ def test_short_descriptions_are_the_exact_ones(monkeypatch):
     np.testing.assert_allclose(places @ places.T, middle @ middle.T, atol=2e-3)
 
 
-def test_ridge_solves_the_normal_equations(monkeypatch):
-    monkeypatch.setattr(linear_teacher, "SOLVER_STEPS", 500)
+def test_ridge_solves_the_normal_equations():
     features = ngram_features(made_texts(np.arange(60) % 2, 2, 3)).matrix
     rows = np.arange(0, 60, 2)
     targets = np.where(np.arange(30) % 3 == 0, 1.0, -1.0)[:, None]
     weights = 1.0 + np.arange(30) % 4
-    found = linear_teacher._ridge(features, rows, targets, weights)
+    found = sparse_ridge(features[rows], targets, weights, 1.0, 500)
     dense = features.toarray().astype(np.float64)
     own = dense[rows]
     exact = np.linalg.solve(

@@ -90,6 +90,11 @@ class NgramIndex:
         """Count the learned n-grams in other texts; the same form as `fit_transform`."""
         return [_count(rows, grams, len(token_lists), size) for rows, grams, size in self.occurrences(token_lists)]
 
+    def transform_numbers(self, numbers: Ragged) -> list[Any]:
+        """Count the learned n-grams in texts of word numbers; as `transform` and `occurrences_of_numbers`."""
+        found = self.occurrences_of_numbers(numbers)
+        return [_count(rows, grams, len(numbers), size) for rows, grams, size in found]
+
     def occurrences(self, token_lists: TokenLists) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """Find the learned n-grams in texts; numpy only.
 

@@ -25,7 +25,7 @@ from bilstm.data.vocabulary import IdEncoder, TextEncoder
 from bilstm.description import Layer
 from bilstm.errors import OutputError
 from bilstm.strict_json import read_strict_json
-from bilstm.tasks.joined_teaching import TeacherMargins
+from bilstm.tasks.linear_pupil import LinearPupil
 from bilstm.tasks.phase_documents import Documents
 from bilstm.tasks.phase_losses import MixedLoss
 from bilstm.tasks.phase_results import (
@@ -106,8 +106,8 @@ class UnlabelledTraining:
         Document vectors that were learned before, of all unlabelled texts.
     language : StartingWeights, optional
         A language model that was learned before, with the same encoder.
-    linear : callable, optional
-        Returns what linear models that learned from the training part say of the other texts.
+    linear : LinearPupil, optional
+        Linear models that learned from the training part: they teach, and learn from what is taught.
     """
 
     train: Part
@@ -125,7 +125,7 @@ class UnlabelledTraining:
     vectors: np.ndarray | None = None
     documents: Documents | None = None
     language: StartingWeights | None = None
-    linear: Callable[[], TeacherMargins] | None = None
+    linear: LinearPupil | None = None
     net: Any = None
     records: list[PhaseRecord] = field(default_factory=list)
     language_start: dict[str, Any] = field(default_factory=dict)  # what the network begins with after that phase

@@ -94,12 +94,14 @@ def follow_joined_teacher(training: UnlabelledTraining, number: int) -> TrainRes
         network = TeacherMargins(objective.logits(training.dev.ids)[..., None], objective.logits(texts)[..., None])
         linear = None
         if training.linear is not None:
-            said_all = training.linear()
+            said_all = training.linear.margins()
             linear = TeacherMargins(said_all.dev, said_all.unlabelled[training.filled[rows]])
         answers, said = joined_answers(training.train, training.dev, texts, classes, network, linear, documents)
         training.tell(events.Note(f"joined teacher {number}: {said}."))
         if stored is not None:
             np.save(stored, answers)
+    if training.linear is not None:
+        training.linear.hear(training.filled[rows], answers)
     chosen = Part(training.unlabelled.select(rows), answers)
     objective = Objective(training.net, training.train, training.labels, training.config)
     words = min(training.config.batch_steps or 2**40, TEACHER_WORDS)

@@ -7,7 +7,6 @@ machine that only predicts never needs them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,9 @@ from bilstm.errors import UsageError
 from bilstm.evaluation.joining import fit_joining
 from bilstm.metrics import Temperature, fit_temperature
 from bilstm.runtime.model import Model as RuntimeModel
+from bilstm.runtime.ngram_linear import NgramLinear
 from bilstm.runtime.word_ids import encode_texts
-from bilstm.tasks.joined_teaching import TeacherMargins
+from bilstm.tasks.linear_pupil import LinearPupil
 from bilstm.tasks.phase_documents import Documents
 from bilstm.tasks.phase_results import PhaseRecord
 from bilstm.tasks.phase_teaching import Lesson
@@ -272,7 +272,8 @@ def _evaluated(
         logits, note = join_teacher(model, trainer.lesson.model, *given)
         joined.append(note)
     if model.joined is None and linear is not None and config.join_linear and temperature is not None:
-        logits, note = _join(model, linear, logits, parts.dev, targets, temperature)
+        found = linear.to_runtime() if trainer.linear is None else trainer.linear.models()
+        logits, note = _join(model, found, logits, parts.dev, targets, temperature)
         joined.append(note)
     for note in joined:
         trainer.tell(events.Note(note))
@@ -307,7 +308,7 @@ class _Trainer:
     lesson: Lesson | None = None  # of the first member that had one
     documents: Documents | None = None
     language: StartingWeights | None = None
-    linear: Callable[[], TeacherMargins] | None = None
+    linear: LinearPupil | None = None
 
     def add(
         self,
@@ -328,8 +329,9 @@ class _Trainer:
         if given.documents is not None and is_dev_drawn:
             own, others = given.documents
             self.documents = Documents(own[parts.train_rows], own[parts.dev_rows], others)
-        if linear is not None and "joined-teacher" in config.phases:
-            self.linear = lambda: _teacher_margins(linear, parts.dev, given.texts)
+        if linear is not None and "joined-teacher" in config.phases and self.labels.kind in ("binary", "multiclass"):
+            classes = len(self.labels.names)
+            self.linear = LinearPupil(linear, parts.train, parts.train_targets, classes, parts.dev, given.texts)
 
     def train_one(self, config: Config, checkpoint: str | None, resume: bool, left: int) -> Member:
         """Train a network; `left` networks share what is left of the budget."""
@@ -363,12 +365,6 @@ class _Trainer:
         return Member(config.seed, layers, weights, result, training.records)
 
 
-def _teacher_margins(linear: LinearBaseline, dev_texts: Texts, texts: Texts) -> TeacherMargins:
-    """Return what the linear models say of the development texts and of the unlabelled ones."""
-    found = linear.to_runtime()
-    return TeacherMargins(found.margins(words_of(dev_texts)), found.margins(words_of(texts)))
-
-
 def _calibrate(model: TextModel, logits: np.ndarray, targets: np.ndarray) -> Temperature:
     """Fit the temperature of a model of classes on the development part and give it to the model."""
     found = fit_temperature(logits[:, 0] if model.labels.kind == "binary" else logits, targets)
@@ -388,22 +384,21 @@ def _measured(member: Member, whole: TextModel, dev_ids: Ragged, dev_targets: np
 
 def _join(
     model: TextModel,
-    linear: LinearBaseline,
+    linear: NgramLinear,
     network_logits: np.ndarray,
     dev_texts: Texts,
     dev_targets: np.ndarray,
     temperature: Temperature,
 ) -> tuple[np.ndarray, str]:
-    """Join the linear model to the network if the development part gains by it; return the logits and what was done."""
+    """Join linear models to the network if the development part gains by it; return the logits and what was done."""
     if len(dev_targets) < MIN_JOIN_ROWS:
         return network_logits, f"The n-gram model was not joined: {len(dev_targets)} development rows are too few."
-    found = linear.to_runtime()
-    margins = found.margins(words_of(dev_texts))
+    margins = linear.margins(words_of(dev_texts))
     joining = fit_joining(network_logits, margins, dev_targets)
     alone = temperature.loss_after
     if joining.network <= 0 or not any(joining.linear) or joining.loss > alone * (1 - MIN_JOIN_GAIN):
         return network_logits, "The n-gram model was not joined: the development part gains nothing by it."
-    model.joined, model.temperature = JoinedLinear(found, joining).without_unused(), 1.0
+    model.joined, model.temperature = JoinedLinear(linear, joining).without_unused(), 1.0
     note = (
         f"The n-gram model was joined to the network's output: development log loss {alone:.4f} -> {joining.loss:.4f}."
     )

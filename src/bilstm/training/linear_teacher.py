@@ -31,6 +31,7 @@ import numpy as np
 
 from bilstm.data.ragged import Ragged
 from bilstm.errors import MissingExtraError
+from bilstm.training.ridge import sparse_ridge
 from bilstm.training.self_training import PseudoLabels, choose_pseudo_labels
 
 __all__ = [
@@ -54,7 +55,7 @@ DOCUMENT_WEIGHT = 2.0  # of their answers beside the two others'
 TAUGHT_SHARE = 0.7  # of all texts, those answered most surely
 ROUNDS, DOCUMENT_ROUNDS = 3, 4  # without and with document vectors
 RIDGE = 1.0
-SOLVER_STEPS = 20  # of conjugate gradients; ending early keeps rare n-grams small, as a larger ridge would
+SOLVER_STEPS = 20
 LABELLED_WEIGHT = 1_000.0  # of all labelled texts together, at least: that of as many taught ones
 MOST_SURE = 30.0  # spreads from the border: beyond it nothing is surer
 RARE_SHARE, FEWEST_TEXTS, MOST_NEEDED = 1 / 4_000, 2, 20  # an n-gram needs this share of the texts, within bounds
@@ -160,7 +161,7 @@ def ask_linear_teacher(
         columns = np.concatenate([signs, _signs(found.targets, classes)])
         importance = np.ones(len(rows))
         importance[:labelled] = max(1.0, LABELLED_WEIGHT / labelled)
-        weights = _ridge(features.matrix, rows, columns, importance)
+        weights = sparse_ridge(features.matrix[rows], columns, importance, RIDGE, SOLVER_STEPS)
         scores = ngram_scores = features.matrix @ weights.T
         if documents is not None:
             own = _dense_ridge(documents, rows, columns, importance)
@@ -188,7 +189,7 @@ def ngram_margins(texts: Ragged, targets: np.ndarray, classes: int) -> np.ndarra
     """Answer all texts by their n-grams, after learning from the first ones' labels; see `document_margins`."""
     signs = _signs(targets, classes)
     features = ngram_features(texts).matrix
-    return features @ _ridge(features, np.arange(len(signs)), signs, np.ones(len(signs))).T
+    return features @ sparse_ridge(features[: len(signs)], signs, np.ones(len(signs)), RIDGE, SOLVER_STEPS).T
 
 
 def pseudo_labels(answers: np.ndarray, shares: np.ndarray) -> PseudoLabels:
@@ -331,28 +332,6 @@ def _logistic(view: np.ndarray, signs: np.ndarray, strength: float) -> np.ndarra
         model.fit(view[: len(signs)], column)
         margins.append(model.decision_function(view))
     return np.stack(margins, axis=1)
-
-
-def _ridge(features: Any, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Fit weighted least squares with a ridge to the rows; return weights (outputs, features).
-
-    Conjugate gradients on (A^T W A + ridge I) v = A^T W t (Hestenes and Stiefel 1952).
-    """
-    from scipy.sparse.linalg import LinearOperator, cg
-
-    matrix = features[rows]
-    across = matrix.T.tocsr()
-    own = weights.astype(np.float32)
-
-    def apply(vector: np.ndarray) -> np.ndarray:
-        return across @ (own * (matrix @ vector)) + np.float32(RIDGE) * vector
-
-    operator: Any = LinearOperator(shape=(features.shape[1],) * 2, matvec=apply, dtype=np.float32)  # type: ignore[call-arg]
-    solved = []
-    for column in columns.T.astype(np.float32):
-        found, _ = cg(operator, across @ (own * column), rtol=1e-3, maxiter=SOLVER_STEPS)
-        solved.append(found)
-    return np.stack(solved).astype(np.float64)
 
 
 def _dense_ridge(view: np.ndarray, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
