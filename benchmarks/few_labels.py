@@ -7,8 +7,9 @@
 IMDB holds train.csv.gz, unlabelled.csv.gz and test.csv.gz. A draw takes as many labelled rows of each class, by its
 seed; everything, the choice of epoch and of what is kept included, is chosen on a part of these rows. Unlabelled text
 is the training texts and the unlabelled ones, never the test part, which is scored once a cell. Vocabulary, ids, word
-and document vectors and a language model need no labels and are shared by the cells. A cell with up to 1,000 labels has
-five minutes, one with more --budget.
+and document vectors need no labels and are shared by the cells; so is a language model of the unlabelled texts alone,
+which may not read what a cell labels. What --prepare finds in ROOM it keeps. A cell with up to 1,000 labels has five
+minutes, one with more --budget.
 """
 
 from __future__ import annotations
@@ -66,14 +67,36 @@ PHASES = {
 }
 LABELS = LabelSet("binary", ("negative", "positive"))
 SMALL_CELL, SMALL_SECONDS = 1_000, 260.0  # of 300: reading, scoring, and a tenth that phases may overrun
-LANGUAGE_UNITS, LANGUAGE_PASSES = 256, 3
+LANGUAGE_UNITS, LANGUAGE_PASSES = 256, 2
 LINES = RESULTS / "few_labels.jsonl"
 
 
 def prepare(data: Path, cache: Path, size: int, epochs: int, threads: int | None) -> None:
-    """Build the vocabulary, encode all texts and learn vectors of words and of texts, without labels."""
-    began = time.perf_counter()
+    """Learn what needs no labels, and note what it took; what is there is kept."""
     cache.mkdir(parents=True, exist_ok=True)
+    stored = cache / "prepared.json"
+    facts = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+    if "seconds" not in facts:
+        facts |= _words(data, cache, size, epochs)
+    with np.load(cache / "ids.npz") as arrays:
+        others = _ids(arrays, "unlabelled")
+        every = all_texts(_ids(arrays, "train"), others)
+    if "document_seconds" not in facts:
+        began = time.perf_counter()
+        with ProgressPrinter() as progress:
+            documents = train_document_vectors(every, epochs=MOST_PASSES, threads=threads, progress=progress)
+        np.save(cache / "documents.npy", documents)
+        facts |= {"document_seconds": round(time.perf_counter() - began, 1), "document_passes": MOST_PASSES}
+    if "language_seconds" not in facts:
+        encoder = encoder_from_config((cache / "vocabulary.json").read_text(encoding="utf-8"))
+        facts |= _language(others, encoder, np.load(cache / "vectors.npy"), cache / "language", threads)
+    stored.write_text(json.dumps(facts), encoding="utf-8")
+    print(json.dumps(facts))
+
+
+def _words(data: Path, cache: Path, size: int, epochs: int) -> dict[str, Any]:
+    """Build the vocabulary, encode all texts and learn word vectors."""
+    began = time.perf_counter()
     texts = {name: _read(data, name)[0] for name in ("train", "unlabelled", "test")}
     encoder = TextEncoder.build([*texts["train"], *texts["unlabelled"]], WordTokenizer(), max_size=30_000, min_count=2)
     (cache / "vocabulary.json").write_text(encoder.to_json(), encoding="utf-8")
@@ -86,21 +109,13 @@ def prepare(data: Path, cache: Path, size: int, epochs: int, threads: int | None
     with ProgressPrinter() as progress:
         vectors = train_word_vectors(every, len(encoder.vocabulary), size, epochs=epochs, progress=progress)
     np.save(cache / "vectors.npy", vectors)
-    facts = {"seconds": round(time.perf_counter() - began, 1), "size": size, "epochs": epochs, "texts": len(every)}
-    began = time.perf_counter()
-    with ProgressPrinter() as progress:
-        documents = train_document_vectors(every, epochs=MOST_PASSES, threads=threads, progress=progress)
-    np.save(cache / "documents.npy", documents)
-    facts |= {"document_seconds": round(time.perf_counter() - began, 1), "document_passes": MOST_PASSES}
-    facts |= _language(every, encoder, vectors, cache / "language", threads)
-    (cache / "prepared.json").write_text(json.dumps(facts), encoding="utf-8")
-    print(json.dumps(facts))
+    return {"seconds": round(time.perf_counter() - began, 1), "size": size, "epochs": epochs, "texts": len(every)}
 
 
 def _language(
     texts: Ragged, encoder: TextEncoder, vectors: np.ndarray, folder: Path, threads: int | None
 ) -> dict[str, Any]:
-    """Learn a language model of all texts and write it to a folder."""
+    """Learn a language model and write it to a folder."""
     began = time.perf_counter()
     config = LanguageConfig(
         embedding_size=vectors.shape[1],

@@ -248,7 +248,8 @@ class Objective:
         if norm is None:
             loss = loss_of(embedded)
         else:
-            plain, adversarial = self._objectives.adversarial_loss(loss_of, embedded, norm)
+            weights = self.net.parameters_from_embedded()
+            plain, adversarial = self._objectives.adversarial_loss(loss_of, embedded, norm, weights)
             loss = 0.5 * (plain + adversarial)
         score = self.accuracy(seen[0], targets)
         return loss if score is None else (loss, score)
