@@ -89,6 +89,7 @@ def prepare(data: Path, cache: Path, size: int, epochs: int, threads: int | None
         facts |= {"document_seconds": round(time.perf_counter() - began, 1), "document_passes": MOST_PASSES}
     if "language_seconds" not in facts:
         encoder = encoder_from_config((cache / "vocabulary.json").read_text(encoding="utf-8"))
+        assert isinstance(encoder, TextEncoder)  # as `_words` wrote it
         facts |= _language(others, encoder, np.load(cache / "vectors.npy"), cache / "language", threads)
     stored.write_text(json.dumps(facts), encoding="utf-8")
     print(json.dumps(facts))
