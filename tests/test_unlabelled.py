@@ -283,16 +283,20 @@ def test_the_linear_teacher_comes_first_and_nothing_after_it_if_it_is_kept():
 def test_with_many_labels_the_models_teach_together(monkeypatch):
     monkeypatch.setattr(text_phases, "FEW_LABELS", 0)
     monkeypatch.setattr(text_teaching, "JOINED_PASSES", 200)
+    monkeypatch.setattr(text_phases, "MIXED_PASSES", 1)
     outcome, told = trained(texts_of(np.arange(300) % 2, 1))
     names = [phase.name for phase in outcome.phases]
-    assert names[:2] == ["labelled texts", "joined teacher 1"]
-    assert ("joined teacher 2" in names) == outcome.phases[1].is_kept
+    assert names[:3] == ["labelled texts", "mixed objective", "joined teacher 1"]  # once, and before
+    assert ("joined teacher 2" in names) == outcome.phases[2].is_kept
+    assert names.count("mixed objective") == 1
     said = [note for note in told if note.startswith("joined teacher 1: network, n-grams and document vectors: ")]
     before, after = (float(word) for word in said[0].split("log loss ")[1].rstrip(".").split(" -> "))
     assert after <= before
     assert any(note.startswith(f"Document vectors: {phase_documents.MOST_PASSES} passes over") for note in told)
-    # with the linear baseline at hand, that teaches in place of the n-grams
-    _, told = trained(texts_of(np.arange(300) % 2, 1), baseline=True)
+    # with the linear baseline at hand, that teaches in place of the n-grams; with little time, nothing is mixed before
+    monkeypatch.setattr(text_phases, "MIXED_FIRST_SECONDS", np.inf)
+    outcome, told = trained(texts_of(np.arange(300) % 2, 1), baseline=True)
+    assert outcome.phases[1].name == "joined teacher 1"
     assert any(note.startswith("joined teacher 1: network, linear models and document vectors: ") for note in told)
 
 

@@ -72,13 +72,14 @@ VECTOR_SCALE = 1.0  # standard deviation of the word vectors, as published
 NORM_SCALE = 0.3  # the one to which `adversarial_norm` refers
 UNLABELLED_WORDS = 400  # an unlabelled text longer than this is cut: its ends say enough
 FEW_LABELS = 2_500  # with more, self-training adds little to the mixed objective
-NORM = 1.5  # of the adversarial change where the settings name none
+NORM = 0.6  # of the adversarial change where the settings name none
 MIXED_RATE, MIXED_BETAS = 0.001, (0.0, 0.98)  # of Sachan et al. 2019
 VECTOR_SHARE, LABELLED_SHARE, SELF_SHARE = 0.2, 0.15, 0.25  # of the time that is left when the phase begins
 SAMPLE_TEXTS = 200  # that show how fast word vectors are learned
-FEWEST_STEPS = 1_500  # smaller batches where a budget gives fewer
+FEWEST_STEPS, USUAL_STEPS = 4_000, 3_000  # smaller batches where a budget gives fewer; most of them for few texts
 MIXED_PASSES = 50  # over the labelled texts at most, as published
 LEAST_MIXED_SECONDS = 60.0  # after a teacher
+MIXED_SHARE, MIXED_FIRST_SECONDS = 0.45, 1_200.0  # before one: of the time that is left, if there is so much
 OVERRUN = 1.1
 
 
@@ -165,17 +166,26 @@ class UnlabelledTraining:
         is_taught = False
         if "linear-teacher" in wanted and has_few:
             is_taught = self._gains("linear teacher", lambda: follow_linear_teacher(self), is_trusted=is_trusted)
+        is_mixed = False
         if "joined-teacher" in wanted and not has_few:
-            is_taught = self._learn_from_joined_teachers()
+            is_mixed = "mixed" in wanted and self.planned("mixed first", self._has_time_to_mix)
+            if is_mixed:
+                self._gains("mixed objective", lambda: self._mixed(MIXED_SHARE))
+            if not self._is_ended():
+                is_taught = self._learn_from_joined_teachers()
         if is_taught or self._is_ended():
             return
-        if "mixed" in wanted and (len(self._results) == 1 or self.budget.left() > LEAST_MIXED_SECONDS):
+        if "mixed" in wanted and not is_mixed and (len(self._results) == 1 or self.budget.left() > LEAST_MIXED_SECONDS):
             self._gains("mixed objective", self._mixed)
         if "self-training" in wanted and has_few:
             for number, share in enumerate(SELF_SHARES, 1):
                 if self._is_ended() or self.budget.left() < SPARE_SECONDS:
                     return
                 self._gains(f"self-training {number}", lambda n=number, s=share: teach_itself(self, n, s))
+
+    def _has_time_to_mix(self) -> bool:
+        """Say whether the mixed objective has time to make the network a better teacher: it takes several passes."""
+        return self.budget.left() > MIXED_FIRST_SECONDS
 
     def _learn_from_joined_teachers(self) -> bool:
         """Run rounds of the joined teacher while they gain and there is time; say whether one gained."""
@@ -361,8 +371,11 @@ class UnlabelledTraining:
         config = dataclasses.replace(config, max_epochs=epochs, average_decay=decay)
         return self.loop(name, objective.step_loss, objective, deal, config)
 
-    def _mixed(self) -> TrainResult:
-        """Cross entropy, adversarial, virtual adversarial and entropy terms over both kinds of texts."""
+    def _mixed(self, share: float = 1.0) -> TrainResult:
+        """Cross entropy, adversarial, virtual adversarial and entropy terms over both kinds of texts.
+
+        It takes a share of the time that is left, but what self-training needs after it.
+        """
         from bilstm.training.budget import steps_within
         from bilstm.training.unlabelled import MixedBatches
 
@@ -370,7 +383,7 @@ class UnlabelledTraining:
         objective = Objective(self.net, self.train, self.labels, config)
         step_loss = MixedLoss(objective, self.unlabelled, self._standardize)
         teaches = "self-training" in self.config.phases and len(self.train.targets) <= FEW_LABELS
-        share = 1.0 - (SELF_SHARE * len(SELF_SHARES) if teaches else 0.0)
+        share -= SELF_SHARE * len(SELF_SHARES) if teaches else 0.0
 
         def deal(words: int, steps: int) -> MixedBatches:
             return MixedBatches(
@@ -385,7 +398,7 @@ class UnlabelledTraining:
         def choose() -> dict[str, int]:
             words = self.config.batch_steps or 2**40
             passes = len(Objective(self.net, self.train, self.labels, self.config).batches_of_epoch(1)) * MIXED_PASSES
-            most = max(passes, 2 * FEWEST_STEPS)
+            most = max(passes, USUAL_STEPS)
             if self.budget.seconds is None:
                 return looks_of(words, most)
             while True:
