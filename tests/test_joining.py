@@ -9,7 +9,7 @@ from bilstm.data.sample import sample_reviews
 from bilstm.data.tokenizers import WordTokenizer
 from bilstm.errors import ModelFolderError
 from bilstm.evaluation.baseline import fit_linear_baseline
-from bilstm.evaluation.joining import fit_joining
+from bilstm.evaluation.joining import fit_joining, fit_joining_to_answers
 from bilstm.runtime.ngram_linear import NgramLinear
 
 
@@ -105,3 +105,20 @@ def test_a_model_that_counts_against_itself_is_left_out():
     found = fit_joining(network, both, targets)
     assert min(found.linear) >= 0
     assert found.loss <= fit_joining(network, margins[..., None], targets).loss + 1e-9
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_weights_that_come_nearest_to_a_teacher_are_those_it_used(outputs):
+    random = np.random.default_rng(1)
+    network, margins = random.normal(size=(400, outputs)), random.normal(size=(400, outputs, 3))
+    shift = 0.7 if outputs == 1 else 0.0
+    logits = 0.8 * network + margins @ [0.5, 0.0, 1.5] + shift
+    full = np.concatenate([np.zeros((400, 1)), logits], axis=1) if outputs == 1 else logits
+    answers = np.exp(full) / np.exp(full).sum(axis=1, keepdims=True)
+    found = fit_joining_to_answers(network, margins, answers)
+    np.testing.assert_allclose([found.network, *found.linear, found.shift], [0.8, 0.5, 0.0, 1.5, shift], atol=2e-4)
+    assert found.loss == pytest.approx(float(-(answers * np.log(answers)).sum(axis=1).mean()), abs=1e-8)
+    # sure answers are labels
+    targets = random.integers(0, max(outputs, 2), 400)
+    sure = np.eye(max(outputs, 2))[targets]
+    assert fit_joining_to_answers(network, margins, sure) == fit_joining(network, margins, targets)

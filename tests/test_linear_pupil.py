@@ -38,8 +38,12 @@ def test_the_pupil_is_a_ridge_on_logits(monkeypatch, classes):
     answers = random.dirichlet(np.ones(classes), OTHERS)
     answers[0] = [1.0] + [0.0] * (classes - 1)
     rows = np.sort(random.permutation(OTHERS)[:50])
-    pupil.hear(rows, answers[:50][::-1])
-    pupil.hear(rows, answers[:50])  # the later answers count
+    pupil.hear(rows, answers[:50][::-1], np.zeros(50, dtype=bool))
+    more = np.setdiff1d(np.arange(OTHERS), rows)
+    both, is_apart = np.concatenate([rows, more]), np.arange(OTHERS) >= 50
+    pupil.hear(both, answers, is_apart)  # the later answers count, but for those from which nobody learns
+    np.testing.assert_array_equal(pupil.kept_apart()[0], more)
+    np.testing.assert_array_equal(pupil.kept_apart()[1], answers[50:])
     models = pupil.models()
     assert len(models.heads) == 3
     # by scikit-learn, with n-grams counted one text at a time
@@ -66,6 +70,8 @@ def test_the_pupil_is_a_ridge_on_logits(monkeypatch, classes):
     found = models.margins(texts)[..., 2]
     np.testing.assert_allclose(found, expected, atol=0.02)
     np.testing.assert_array_equal(models.margins(texts)[..., :2], pupil._models.margins(texts))
+    own = models.margins(words_of([others[row] for row in more]))
+    np.testing.assert_array_equal(pupil.margins_of(models, more), own)
 
 
 def test_margins_are_those_of_the_baseline_for_texts_and_for_ids(monkeypatch):
@@ -93,10 +99,21 @@ def test_texts_within_a_number_of_words():
 def test_a_training_with_many_labels_joins_the_pupil(monkeypatch, tmp_path):
     monkeypatch.setattr(text_phases, "FEW_LABELS", 10)
     monkeypatch.setattr(text_teaching, "JOINED_PASSES", 40)
+    monkeypatch.setattr(text_teaching, "APART_SHARE", 0.4)
     config = dataclasses.replace(SMALL, phases=("joined-teacher",))
-    unlabelled = texts_of(np.arange(300) % 2, 1)
+    unlabelled = ["", *texts_of(np.arange(300) % 2, 1)]  # a text without words is no teacher's
     valid = (texts_of(np.arange(200) % 2, 5), np.arange(200) % 2)
-    outcome, _ = trained(unlabelled, baseline=True, config=config, valid=valid)
+    taught = []
+    learn = text_teaching.TaughtLoss.__init__
+    monkeypatch.setattr(
+        text_teaching.TaughtLoss, "__init__", lambda *all: (taught.append(len(all[2].targets)), learn(*all))[1]
+    )
+    outcome, told = trained(unlabelled, baseline=True, config=config, valid=valid)
+    assert set(taught) == {180}
+    said = [note for note in told if note.startswith("The n-gram models, one of them taught, were joined")]
+    before, after = (float(word) for word in said[0].split("log loss ")[1].rstrip(".").split(" -> "))
+    assert outcome.dev_metrics["log_loss"] == pytest.approx(after, abs=1e-4)
+    assert outcome.network_metrics["log_loss"] == pytest.approx(before, abs=1e-4)
     joined = outcome.model.joined
     assert joined is not None
     assert joined.linear.heads[-1].order == 3
@@ -105,3 +122,22 @@ def test_a_training_with_many_labels_joins_the_pupil(monkeypatch, tmp_path):
     outcome.model.save(tmp_path / "model")
     texts = texts_of(np.arange(20) % 2, 9)
     np.testing.assert_array_equal(bilstm.load(tmp_path / "model").predict(texts), outcome.model.predict(texts))
+
+
+def test_a_pupil_that_misleads_is_not_joined(monkeypatch):
+    monkeypatch.setattr(text_phases, "FEW_LABELS", 10)
+    monkeypatch.setattr(text_teaching, "JOINED_PASSES", 40)
+    monkeypatch.setattr(text_teaching, "APART_SHARE", 0.4)
+    apart = LinearPupil.kept_apart
+
+    def turned(self):
+        rows, answers = apart(self)
+        return rows, answers[:, ::-1]
+
+    config = dataclasses.replace(SMALL, phases=("joined-teacher",))
+    unlabelled, valid = texts_of(np.arange(300) % 2, 1), (texts_of(np.arange(200) % 2, 5), np.arange(200) % 2)
+    monkeypatch.setattr(LinearPupil, "kept_apart", turned)
+    outcome, told = trained(unlabelled, baseline=True, config=config, valid=valid)
+    assert outcome.model.joined is None
+    assert any(note.startswith("The n-gram models were not joined to the network") for note in told)
+    assert outcome.dev_metrics == outcome.network_metrics

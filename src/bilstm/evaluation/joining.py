@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Joining", "fit_joining"]
+__all__ = ["Joining", "fit_joining", "fit_joining_to_answers"]
 
 MAX_STEPS = 100
 RIDGE = 1e-6  # keeps the Newton step defined where two logits are proportional
@@ -63,9 +63,30 @@ def fit_joining(network_logits: np.ndarray, margins: np.ndarray, targets: np.nda
     The loss is convex in (a, b, c); Newton steps with halving find its minimum. A linear model whose weight comes out
     negative is left out and the others are fitted again.
     """
+    is_exclusive = targets.ndim == 1 and network_logits.shape[1] > 1
+    flat = targets.reshape(-1).astype(np.int64)
+    classes = network_logits.shape[1] if is_exclusive else 2
+    return _fitted(network_logits, margins, np.eye(classes)[flat], is_exclusive)
+
+
+def fit_joining_to_answers(network_logits: np.ndarray, margins: np.ndarray, answers: np.ndarray) -> Joining:
+    """Do the same for probabilities that a teacher gives, where labels are few or flatter.
+
+    Parameters
+    ----------
+    network_logits, margins : ndarray
+        As for `fit_joining`.
+    answers : ndarray of shape (rows, classes)
+        Rows add up to 1; with one output, columns are class 0 and class 1.
+    """
+    return _fitted(network_logits, margins, answers.astype(np.float64), network_logits.shape[1] > 1)
+
+
+def _fitted(network_logits: np.ndarray, margins: np.ndarray, answers: np.ndarray, is_exclusive: bool) -> Joining:
+    """Fit weights to the probabilities (decisions, candidates), no linear model's below 0."""
     used = list(range(margins.shape[-1]))
     while True:
-        weights, shift, loss = _minimum(network_logits, margins[..., used], targets)
+        weights, shift, loss = _minimum(network_logits, margins[..., used], answers, is_exclusive)
         negative = [number for number, weight in zip(used, weights[1:], strict=True) if weight < 0]
         if not negative:
             break
@@ -75,25 +96,25 @@ def fit_joining(network_logits: np.ndarray, margins: np.ndarray, targets: np.nda
     return Joining(float(weights[0]), tuple(float(weight) for weight in linear), shift, loss)
 
 
-def _minimum(network_logits: np.ndarray, margins: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float, float]:
+def _minimum(
+    network_logits: np.ndarray, margins: np.ndarray, answers: np.ndarray, is_exclusive: bool
+) -> tuple[np.ndarray, float, float]:
     """Return the weights of network and linear models, the shift and the loss."""
     features = np.concatenate([network_logits[..., None], margins], axis=-1).astype(np.float64)
     width = features.shape[-1]
-    is_exclusive = targets.ndim == 1 and network_logits.shape[1] > 1
     if is_exclusive:
-        candidates, true = features, targets.astype(np.int64)
+        candidates = features
     else:  # every decision is a row of two candidates: 0, and a z + b m + c
         flat = features.reshape(-1, width)
         yes = np.concatenate([flat, np.ones((len(flat), 1))], axis=1)  # (decisions, width + 1)
         candidates = np.stack([np.zeros_like(yes), yes], axis=1)  # (decisions, 2, width + 1)
-        true = targets.reshape(-1).astype(np.int64)
     weights = np.zeros(candidates.shape[-1])
     weights[0] = 1.0
-    loss, gradient, hessian = _loss(candidates, true, weights)
+    loss, gradient, hessian = _loss(candidates, answers, weights)
     for _ in range(MAX_STEPS):
         step = np.linalg.solve(hessian + RIDGE * np.eye(len(weights)), gradient)
         size = 1.0
-        while size > 1e-6 and not (found := _loss(candidates, true, weights - size * step))[0] <= loss:
+        while size > 1e-6 and not (found := _loss(candidates, answers, weights - size * step))[0] <= loss:
             size /= 2
         if size <= 1e-6 or loss - found[0] < 1e-12:
             break
@@ -102,16 +123,15 @@ def _minimum(network_logits: np.ndarray, margins: np.ndarray, targets: np.ndarra
     return weights[:width], float(weights[width]) if len(weights) > width else 0.0, float(loss)
 
 
-def _loss(candidates: np.ndarray, true: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return loss, gradient and Hessian; candidates (rows, classes, weights)."""
+def _loss(candidates: np.ndarray, answers: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return loss, gradient and Hessian; candidates (rows, classes, weights), answers (rows, classes)."""
     logits = candidates @ weights  # (rows, classes)
     logits -= logits.max(axis=1, keepdims=True)
     exponentials = np.exp(logits)
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    rows = np.arange(len(true))
-    loss = float(np.mean(np.log(exponentials.sum(axis=1)) - logits[rows, true]))
+    loss = float(np.mean(np.log(exponentials.sum(axis=1)) - (answers * logits).sum(axis=1)))
     mean = np.einsum("rc,rcw->rw", probabilities, candidates)
-    gradient = (mean - candidates[rows, true]).mean(axis=0)
+    gradient = (mean - np.einsum("rc,rcw->rw", answers, candidates)).mean(axis=0)
     centred = candidates - mean[:, None, :]
-    hessian = np.einsum("rc,rcv,rcw->vw", probabilities, centred, centred) / len(true)
+    hessian = np.einsum("rc,rcv,rcw->vw", probabilities, centred, centred) / len(answers)
     return loss, gradient, hessian

@@ -59,7 +59,7 @@ class LinearPupil:
         self._dev, self._unlabelled = dev, unlabelled
         self._numbers: Ragged | None = None
         self._margins: TeacherMargins | None = None
-        self._heard: tuple[np.ndarray, np.ndarray] | None = None
+        self._heard: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def margins(self) -> TeacherMargins:
         """Return what the baseline's models say of the development texts and of the unlabelled ones."""
@@ -68,18 +68,38 @@ class LinearPupil:
             self._margins = TeacherMargins(dev, self._models.margins_of_numbers(self._unlabelled_numbers()))
         return self._margins
 
-    def hear(self, rows: np.ndarray, answers: np.ndarray) -> None:
-        """Take note of a teacher's answers, (rows, classes), to some of the unlabelled texts, in place of earlier ones.
+    def hear(self, rows: np.ndarray, answers: np.ndarray, is_kept_apart: np.ndarray) -> None:
+        """Take note of a teacher's answers to some of the unlabelled texts, in place of earlier ones.
 
         A later round knows more, and members of an ensemble ask alike: the last answers count.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+        answers : ndarray of shape (rows, classes)
+        is_kept_apart : ndarray of bool, shape (rows,)
+            From these nobody learns; they show how far to trust whom.
         """
-        self._heard = rows, answers
+        self._heard = rows, answers, is_kept_apart
+
+    def kept_apart(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the unlabelled texts from which nobody learned, by number, and their answers (rows, classes)."""
+        if self._heard is None:
+            return np.zeros(0, dtype=np.int64), np.zeros((0, self._classes))
+        rows, answers, is_apart = self._heard
+        return rows[is_apart], answers[is_apart]
 
     def models(self) -> NgramLinear:
         """Return the baseline's models, and behind them the one that learned from the answers, if there were any."""
         if self._heard is None:
             return self._models
-        return NgramLinear(self._models.index, (*self._models.heads, self._learned(*self._heard)))
+        rows, answers, is_apart = self._heard
+        head = self._learned(rows[~is_apart], answers[~is_apart])
+        return NgramLinear(self._models.index, (*self._models.heads, head))
+
+    def margins_of(self, models: NgramLinear, rows: np.ndarray) -> np.ndarray:
+        """Return what models over the baseline's n-grams say of unlabelled texts, (rows, outputs, models)."""
+        return models.margins_of_numbers(self._unlabelled_numbers().select(rows))
 
     def _learned(self, rows: np.ndarray, answers: np.ndarray) -> LinearHead:
         """Fit least squares with a ridge to logits: those of the answers, and a fixed one for a label."""

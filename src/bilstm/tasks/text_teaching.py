@@ -41,6 +41,7 @@ CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the tex
 SELF_TEXTS, SELF_STEPS = 20_000, 1_500
 TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
 JOINED_ROUNDS, JOINED_PASSES = 3, 8  # passes of a round over the texts that a joined teacher answered, at most
+APART_SHARE, MOST_APART = 0.1, 2_000  # answered texts that show how far to trust network and linear models
 SPARE_SECONDS = 10.0
 
 
@@ -100,9 +101,10 @@ def follow_joined_teacher(training: UnlabelledTraining, number: int) -> TrainRes
         training.tell(events.Note(f"joined teacher {number}: {said}."))
         if stored is not None:
             np.save(stored, answers)
+    is_apart = np.isin(rows, _kept_apart(len(training.whole)))
     if training.linear is not None:
-        training.linear.hear(training.filled[rows], answers)
-    chosen = Part(training.unlabelled.select(rows), answers)
+        training.linear.hear(training.filled[rows], answers, is_apart)
+    chosen = Part(training.unlabelled.select(rows[~is_apart]), answers[~is_apart])
     objective = Objective(training.net, training.train, training.labels, training.config)
     words = min(training.config.batch_steps or 2**40, TEACHER_WORDS)
     most = max(int(JOINED_PASSES * len(chosen.ids.values) / words), 1)
@@ -189,6 +191,11 @@ def _teacher_rows(training: UnlabelledTraining) -> np.ndarray:
         "teacher texts", lambda: teacher_texts_within(training.budget.left(), training.whole.lengths)
     )
     return np.sort(np.random.default_rng(0).permutation(len(training.whole))[:count])
+
+
+def _kept_apart(count: int) -> np.ndarray:
+    """Choose texts, of so many, that no pupil of a joined teacher reads; members of an ensemble choose the same."""
+    return np.random.default_rng(1).permutation(count)[: min(int(APART_SHARE * count), MOST_APART)]
 
 
 def _documents(training: UnlabelledTraining, rows: np.ndarray) -> Documents | None:

@@ -26,7 +26,7 @@ from bilstm.tasks.phase_documents import Documents
 from bilstm.tasks.phase_results import PhaseRecord
 from bilstm.tasks.phase_teaching import Lesson
 from bilstm.tasks.phases import Clock, begin_training
-from bilstm.tasks.teacher_joining import can_join_teacher, join_teacher
+from bilstm.tasks.teacher_joining import can_join_teacher, join_pupil, join_teacher
 from bilstm.tasks.text_classification import Config, JoinedLinear, TextModel, Texts, for_data, words_of
 from bilstm.tasks.text_members import Member, SharedVectors, joined_layers, joined_result, train_members
 from bilstm.tasks.text_network import Part, train_network
@@ -272,8 +272,11 @@ def _evaluated(
         logits, note = join_teacher(model, trainer.lesson.model, *given)
         joined.append(note)
     if model.joined is None and linear is not None and config.join_linear and temperature is not None:
-        found = linear.to_runtime() if trainer.linear is None else trainer.linear.models()
-        logits, note = _join(model, found, logits, parts.dev, targets, temperature)
+        if trainer.linear is not None and len(trainer.linear.kept_apart()[0]) >= MIN_JOIN_ROWS:
+            assert trainer.unlabelled is not None  # as there are answers
+            logits, note = join_pupil(model, trainer.linear, logits, parts.dev, targets, trainer.unlabelled)
+        else:
+            logits, note = _join(model, linear.to_runtime(), logits, parts.dev, targets, temperature)
         joined.append(note)
     for note in joined:
         trainer.tell(events.Note(note))
