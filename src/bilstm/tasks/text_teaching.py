@@ -101,8 +101,9 @@ def follow_joined_teacher(training: UnlabelledTraining, number: int) -> TrainRes
         training.tell(events.Note(f"joined teacher {number}: {said}."))
         if stored is not None:
             np.save(stored, answers)
-    is_apart = np.isin(rows, _kept_apart(len(training.whole)))
+    is_apart = np.zeros(len(rows), dtype=bool)  # without linear models to trust more or less, all texts teach
     if training.linear is not None:
+        is_apart = np.isin(rows, _kept_apart(len(training.whole)))
         training.linear.hear(training.filled[rows], answers, is_apart)
     chosen = Part(training.unlabelled.select(rows[~is_apart]), answers[~is_apart])
     objective = Objective(training.net, training.train, training.labels, training.config)

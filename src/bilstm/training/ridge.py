@@ -1,4 +1,4 @@
-"""Least squares with a ridge over a large sparse table. Imports numpy; scipy inside the function."""
+"""Least squares with a ridge over a large sparse table. Imports numpy."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def sparse_ridge(features: Any, targets: np.ndarray, weights: np.ndarray, streng
 
     Notes
     -----
-    Conjugate gradients on (X^T W X + strength I) v = X^T W t (Hestenes and Stiefel 1952).
+    Conjugate gradients on (X^T W X + strength I) v = X^T W t (Hestenes and Stiefel 1952), every column for itself.
     """
-    from scipy.sparse.linalg import LinearOperator, cg
-
-    across = features.T.tocsr()
-    own = weights.astype(np.float32)
-
-    def apply(vector: np.ndarray) -> np.ndarray:
-        return across @ (own * (features @ vector)) + np.float32(strength) * vector
-
-    operator: Any = LinearOperator(shape=(features.shape[1],) * 2, matvec=apply, dtype=np.float32)  # type: ignore[call-arg]
-    solved = []
-    for column in targets.T.astype(np.float32):
-        found, _ = cg(operator, across @ (own * column), rtol=TOLERANCE, maxiter=steps)
-        solved.append(found)
-    return np.stack(solved).astype(np.float64)
+    across, own = features.T.tocsr(), weights.astype(np.float32)[:, None]
+    residual = across @ (own * targets.astype(np.float32))
+    found, direction = np.zeros_like(residual), residual.copy()
+    squares = first = (residual**2).sum(axis=0)
+    tiny = np.finfo(np.float32).tiny
+    for _ in range(steps):
+        if (squares <= TOLERANCE**2 * first).all():
+            break
+        applied = across @ (own * (features @ direction)) + np.float32(strength) * direction
+        step = squares / np.maximum((direction * applied).sum(axis=0), tiny)
+        found += step * direction
+        residual -= step * applied
+        squares, before = (residual**2).sum(axis=0), squares
+        direction = residual + squares / np.maximum(before, tiny) * direction
+    return found.T.astype(np.float64)

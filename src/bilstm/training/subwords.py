@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from bilstm.errors import MissingExtraError, ShapeError
+from bilstm.training.ridge import sparse_ridge
 
 __all__ = ["character_ngrams", "with_subwords"]
 
@@ -29,7 +30,7 @@ SHORTEST, LONGEST = 3, 6  # of [1]
 RARE = 20.0  # a word that was read so often counts half by itself and half by its n-grams
 FEWEST_WORDS = 2  # that an n-gram must stand in
 RIDGE = 1.0  # in words that were read very often
-SOLVER_STEPS, TOLERANCE = 25, 1e-3
+SOLVER_STEPS = 25
 
 
 def with_subwords(vectors: np.ndarray, counts: np.ndarray, words: Sequence[str]) -> np.ndarray:
@@ -63,7 +64,7 @@ def with_subwords(vectors: np.ndarray, counts: np.ndarray, words: Sequence[str])
     table = _ngram_table(words)
     own = (counts / (counts + RARE)).astype(np.float32)
     mean = counts @ vectors / max(float(counts.sum()), 1.0)
-    expected = table @ _ridge(table, (vectors - mean).astype(np.float32), own) + mean
+    expected = table @ sparse_ridge(table, vectors - mean, own, RIDGE, SOLVER_STEPS).T + mean
     own[np.diff(table.indptr) == 0] = 1.0
     return (own[:, None] * vectors + (1 - own[:, None]) * expected).astype(np.float32)
 
@@ -96,25 +97,3 @@ def _ngram_table(words: Sequence[str]) -> Any:
     table = every[:, used].tocsr()
     among = np.maximum(np.asarray(table.sum(axis=1)).reshape(-1), 1.0)
     return (sparse.diags_array((1 / np.sqrt(among)).astype(np.float32)) @ table).tocsr()
-
-
-def _ridge(table: Any, wanted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return G (n-grams, size) that minimises sum_w weights_w |wanted_w - (table G)_w|^2 + RIDGE |G|^2.
-
-    Conjugate gradients on the normal equations (Hestenes and Stiefel 1952), every column for itself.
-    """
-    across, column = table.T.tocsr(), weights[:, None]
-    found = np.zeros((table.shape[1], wanted.shape[1]), dtype=np.float32)
-    residual = across @ (column * wanted)
-    direction = residual.copy()
-    squares = first = (residual**2).sum(axis=0)
-    for _ in range(SOLVER_STEPS):
-        if (squares <= TOLERANCE**2 * first).all():
-            break
-        applied = across @ (column * (table @ direction)) + np.float32(RIDGE) * direction
-        step = squares / np.maximum((direction * applied).sum(axis=0), np.finfo(np.float32).tiny)
-        found += step * direction
-        residual -= step * applied
-        squares, before = (residual**2).sum(axis=0), squares
-        direction = residual + squares / np.maximum(before, np.finfo(np.float32).tiny) * direction
-    return found
