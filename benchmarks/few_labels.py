@@ -188,7 +188,7 @@ def _linear(
     row: str, texts: list[str], targets: np.ndarray, test: list[str], test_targets: np.ndarray, seed: int
 ) -> dict[str, Any]:
     """Fit both linear families, each tuned on the development part; score one of them."""
-    train, dev = development_part(len(texts), targets, LABELS, Config(seed=seed), False)
+    train, dev, _ = development_part(texts, targets, LABELS, Config(seed=seed), False)
     parts = [([texts[at] for at in part], targets[part]) for part in (train, dev)]
     found = fit_baseline(*parts[0], *parts[1], LABELS, seed)
     number = ["tf-idf", "nb-svm"].index(row)

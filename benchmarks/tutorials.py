@@ -113,7 +113,7 @@ def measure(data: Path, name: str, is_ours: bool, seed: int, flags: dict[str, An
         test = read_part([str(room / TEST)], ReadOptions(), printer, columns=train)
         labels = LabelSet.build(train.labels or [])
         targets, test_targets = labels.encode(train.labels or []), labels.encode(test.labels or [])
-        train_rows, dev_rows = development_part(len(train), targets, labels, config, False)
+        train_rows, dev_rows, _ = development_part(train.texts, targets, labels, config, False)
         encoder, train_ids = build_encoder([train.texts[row] for row in train_rows], config)
         assert isinstance(encoder, TextEncoder)  # the files hold texts
         dev_ids, test_ids = encoder.encode([train.texts[row] for row in dev_rows]), encoder.encode(test.texts)

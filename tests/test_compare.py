@@ -168,7 +168,7 @@ def test_a_result_is_that_of_training_on_the_same_rows_alone(files):
     test_texts, test_raw = sample_reviews(60, seed=2)
     labels = LabelSet.build(raw)
     targets, test_targets = labels.encode(raw), labels.encode(test_raw)
-    train_rows, dev_rows = development_part(120, targets, labels, Config(), False)
+    train_rows, dev_rows, _ = development_part(texts, targets, labels, Config(), False)
 
     def take(rows):
         return [texts[row] for row in rows]

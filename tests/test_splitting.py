@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bilstm.data.splitting import missing_classes, parse_split, part_sizes, split_rows
+from bilstm.data.splitting import draw_groups, missing_classes, parse_split, part_sizes, split_rows
 from bilstm.errors import DataError, UsageError
 
 
@@ -94,3 +94,30 @@ def test_numbers_are_not_stratified():
     assert (len(first), len(second)) == (70, 30)
     assert sorted([*first, *second]) == list(range(100))
     assert first.tolist() != list(range(70))
+
+
+@given(st.integers(0, 100), st.integers(1, 6), st.integers(1, 30))
+def test_drawn_groups_have_the_classes_of_drawn_rows(seed, classes, largest):
+    random = np.random.default_rng(seed)
+    labels, groups = random.integers(classes, size=120), random.integers(largest, size=120)
+    groups = np.unique(groups, return_inverse=True)[1]
+    rest, drawn = draw_groups(labels, groups, 30, seed)
+    np.testing.assert_array_equal(np.sort(np.concatenate([rest, drawn])), np.arange(120))
+    alone = split_rows(labels, [90, 30], seed)[1]
+    np.testing.assert_array_equal(np.bincount(labels[drawn]), np.bincount(labels[alone]))
+
+
+def test_groups_are_drawn_whole_while_there_is_room():
+    groups = np.repeat(np.arange(10), 4)
+    rest, drawn = draw_groups(np.linspace(0, 1, 40), groups, 8, 3, is_stratified=False)
+    assert len(set(groups[drawn].tolist())) == 2
+    assert not set(groups[rest].tolist()) & set(groups[drawn].tolist())
+    assert draw_groups(np.zeros(40), groups, 8, 3)[1].tolist() == drawn.tolist()
+    assert any(draw_groups(np.zeros(40), groups, 8, seed)[1].tolist() != drawn.tolist() for seed in range(4, 9))
+    cut = draw_groups(np.zeros(40), groups, 10, 3)[1]
+    assert sorted(np.bincount(groups[cut]).tolist())[-3:] == [2, 4, 4]
+
+
+def test_too_few_rows_to_draw_from():
+    with pytest.raises(DataError, match="leaves a part without rows"):
+        draw_groups([0, 1], np.array([0, 1]), 2, 0)

@@ -86,6 +86,7 @@ class _TextEstimator(BaseEstimator):
         max_length: int | None = None,
         keep: Literal["head", "tail", "both"] = "head",
         dev_share: float | None = None,
+        dev_groups: bool = True,
         embedding_size: int = 128,
         vectors: Literal["in-domain", "random"] = "in-domain",
         vector_epochs: int = 5,
@@ -142,6 +143,7 @@ class _TextEstimator(BaseEstimator):
         self.max_length = max_length
         self.keep = keep
         self.dev_share = dev_share
+        self.dev_groups = dev_groups
         self.embedding_size = embedding_size
         self.vectors = vectors
         self.vector_epochs = vector_epochs
@@ -306,7 +308,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):
             Or a Ragged of word ids.
         y : array-like of shape (rows,), or (rows, labels) of 0 and 1
         valid : (texts, labels), optional
-            Part that chooses the epoch; by default a stratified share of the rows.
+            Part that chooses the epoch; by default a stratified share of the rows, see `dev_groups`.
         unlabelled : sequence of str, or Ragged, optional
             Further texts to learn from.
         budget : float or None, default=60.0

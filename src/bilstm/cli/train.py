@@ -43,9 +43,8 @@ _TRAINING_SETTINGS = {
     "seed", "max_epochs", "batch_size", "batch_steps", "learning_rate", "schedule", "warmup", "optimizer", "betas",
     "epsilon", "weight_decay", "clip_norm", "patience", "average_decay", "adversarial_norm", "class_weights",
     "label_smoothing", "threads", "backend", "precision", "checkpoint_minutes", "checkpoint_steps", "dev_share",
-    "word_dropout", "embedding_dropout", "dropout", "variational_dropout", "weight_dropout", "auxiliary_weight",
-    "intent_weight", "phases", "members", "layer_decay",
-    "gradual_unfreezing",
+    "dev_groups", "word_dropout", "embedding_dropout", "dropout", "variational_dropout", "weight_dropout",
+    "auxiliary_weight", "intent_weight", "phases", "members", "layer_decay", "gradual_unfreezing",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bilstm.errors import DataError, UsageError
 
-__all__ = ["missing_classes", "parse_split", "part_sizes", "split_rows"]
+__all__ = ["draw_groups", "missing_classes", "parse_split", "part_sizes", "split_rows"]
 
 Sizes = Sequence[int] | Sequence[float]
 
@@ -95,24 +95,75 @@ def split_rows(labels: Any, sizes: Sizes, seed: int, *, is_stratified: bool = Tr
     DataError
         If there are not enough rows.
     """
-    groups = np.asarray(labels)
-    rows = len(groups)
+    labels = np.asarray(labels)
+    rows = len(labels)
     exact = part_sizes(rows, sizes)
     random = np.random.default_rng(seed)
     if not is_stratified:
         order = random.permutation(rows)
         return [np.sort(part) for part in np.split(order, np.cumsum(exact))[:-1]]
-    group_of = np.unique(groups, return_inverse=True, axis=0 if groups.ndim > 1 else None)[1].reshape(-1)
-    waiting = [random.permutation(np.flatnonzero(group_of == group)) for group in range(group_of.max() + 1)]
+    class_of = _class_numbers(labels)
+    waiting = [random.permutation(np.flatnonzero(class_of == number)) for number in range(class_of.max() + 1)]
     parts = []
     for number, size in enumerate(exact):
         left = np.array([len(members) for members in waiting])
         taken = _apportioned(size, size * (left / left.sum()), left)
         if number == 0:
-            _give_each_group_one(taken, left)
+            _give_each_class_one(taken, left)
         parts.append(np.sort(np.concatenate([members[:n] for members, n in zip(waiting, taken, strict=True)])))
         waiting = [members[n:] for members, n in zip(waiting, taken, strict=True)]
     return parts
+
+
+def draw_groups(
+    labels: Any, groups: np.ndarray, size: int, seed: int, *, is_stratified: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw rows by whole groups; what is drawn has as many rows of each class as `split_rows` would give it.
+
+    Groups come in random order, and those for which there is no room are passed over; of the ones passed over, members
+    fill what is still missing at the end.
+
+    Parameters
+    ----------
+    labels : array-like of shape (rows,) or (rows, labels)
+        As in `split_rows`.
+    groups : ndarray of int64, shape (rows,)
+        Number of each row's group.
+    size : int
+        Rows to draw.
+    seed, is_stratified
+        As in `split_rows`.
+
+    Returns
+    -------
+    (ndarray of int64, ndarray of int64)
+        The rows that are left and the rows that were drawn, ascending.
+
+    Raises
+    ------
+    DataError
+        If there are not enough rows.
+    """
+    rows = len(groups)
+    drawn_alone = split_rows(labels, [rows - size, size], seed, is_stratified=is_stratified)[1]
+    class_of = _class_numbers(np.asarray(labels)) if is_stratified else np.zeros(rows, dtype=np.int64)
+    room = np.bincount(class_of[drawn_alone], minlength=int(class_of.max()) + 1)
+    order = np.random.default_rng(seed).permutation(int(groups.max()) + 1)
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
+    drawn, passed = [], []
+    for group in order:
+        needed = np.bincount(class_of[members[group]], minlength=len(room))
+        if (needed <= room).all():
+            drawn.append(members[group])
+            room -= needed
+        else:
+            passed.append(members[group])
+    for row in np.concatenate(passed) if passed else []:
+        if room[class_of[row]]:
+            drawn.append(np.array([row]))
+            room[class_of[row]] -= 1
+    taken = np.sort(np.concatenate(drawn))
+    return np.setdiff1d(np.arange(rows), taken), taken
 
 
 def missing_classes(labels: Sequence[str], parts: Sequence[np.ndarray], part_names: Sequence[str]) -> list[str]:
@@ -127,6 +178,10 @@ def missing_classes(labels: Sequence[str], parts: Sequence[np.ndarray], part_nam
     return notes
 
 
+def _class_numbers(labels: np.ndarray) -> np.ndarray:
+    return np.unique(labels, return_inverse=True, axis=0 if labels.ndim > 1 else None)[1].reshape(-1)
+
+
 def _apportioned(total: int, quotas: np.ndarray, most: np.ndarray) -> np.ndarray:
     """Round `quotas` to whole numbers that sum to `total`: largest remainders first, of equal ones the first."""
     shares = np.minimum(np.floor(quotas + 1e-9).astype(np.int64), most)
@@ -136,8 +191,8 @@ def _apportioned(total: int, quotas: np.ndarray, most: np.ndarray) -> np.ndarray
     return shares
 
 
-def _give_each_group_one(taken: np.ndarray, left: np.ndarray) -> None:
-    """Move single rows from the largest groups to groups that got none, as far as there is room."""
+def _give_each_class_one(taken: np.ndarray, left: np.ndarray) -> None:
+    """Move single rows from the largest classes to classes that got none, as far as there is room."""
     for group in np.flatnonzero((taken == 0) & (left > 0)):
         giver = int(np.argmax(taken))
         if taken[giver] < 2:

@@ -49,6 +49,7 @@ _PLAIN: dict[str, Any] = {
     "precision": "float32",
     "join_linear": False,
     "dev_share": 0.1,
+    "dev_groups": False,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -98,6 +98,11 @@ class Config(TrainConfig):
         above=0.0,
         below=1.0,
     )
+    dev_groups: bool = settings.field(
+        True,
+        help="Draw that share in groups of texts that share rare words, as reviews of one film do: its score is then "
+        "that of texts about new things. Of fewer than 2,000 rows single ones are drawn.",
+    )
     embedding_size: int = settings.field(128, help="Features of a word vector.", minimum=1, maximum=65_536)
     vectors: Literal["in-domain", "random"] = settings.field(
         "in-domain", help="Where word vectors start: learned first from the training texts, or random."

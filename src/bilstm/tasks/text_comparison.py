@@ -36,7 +36,7 @@ from bilstm.runtime.word_ids import encode_texts
 from bilstm.tasks.compared_models import DEFAULT_MODELS, LINEAR, settings_of
 from bilstm.tasks.comparison_results import FIGURE, PAGE, RESULTS, Result, ResultFolder
 from bilstm.tasks.text_classification import Config, Texts, output_count, words_of
-from bilstm.tasks.text_parts import build_encoder, development_part, fit_baseline
+from bilstm.tasks.text_parts import build_encoder, development_part, fit_baseline, groups_line
 from bilstm.tasks.text_report import model_name
 from bilstm.tasks.text_run import Job, Parts, ReadOptions, read_part, split_parts
 from bilstm.tasks.text_training import fit
@@ -219,8 +219,8 @@ def _encoded(
     sources: list[str],
     tell: Tell,
 ) -> _Rows:
-    train_rows, dev_rows = development_part(
-        len(parts.train), parts.train_targets, labels, job.config, parts.valid is not None
+    train_rows, dev_rows, groups = development_part(
+        _texts(parts.train), parts.train_targets, labels, job.config, parts.valid is not None
     )
     train = parts.train.select(train_rows)
     dev, dev_targets = parts.valid or (parts.train.select(dev_rows), parts.train_targets[dev_rows])
@@ -240,6 +240,8 @@ def _encoded(
         sources=sources,
     )
     tell(events.Note(f"{len(train):,} rows train, {len(dev):,} choose the epoch; scored is the {rows.scored_on}."))
+    if groups:
+        tell(events.Note(groups_line(len(dev), groups)))
     if test is None:
         tell(events.Note(_FLATTERED))
     return rows

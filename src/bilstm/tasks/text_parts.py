@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bilstm import description
+from bilstm.data.alike import FEWEST_TEXTS, groups_of
 from bilstm.data.labels import LabelSet
 from bilstm.data.ragged import Ragged
-from bilstm.data.splitting import split_rows
-from bilstm.data.tokenizers import tokenizer_for
-from bilstm.data.vocabulary import IdEncoder, TextEncoder, Vocabulary
+from bilstm.data.splitting import draw_groups, split_rows
+from bilstm.data.tokenizers import WordTokenizer, tokenizer_for
+from bilstm.data.vocabulary import UNKNOWN_ID, IdEncoder, TextEncoder, Vocabulary
 from bilstm.errors import DataError
 from bilstm.runtime.word_ids import count_tokens, encode_texts
 from bilstm.tasks.text_classification import (
@@ -39,6 +40,7 @@ __all__ = [
     "development_part",
     "divide",
     "fit_baseline",
+    "groups_line",
     "plan_line",
     "standardisation",
     "unlabelled_ids",
@@ -58,6 +60,8 @@ class TextParts:
         Rows of the given texts; `dev_rows` is empty if a development part was given.
     train, dev : sequence of str, or Ragged of word ids
     train_targets, dev_targets : ndarray
+    dev_groups : int
+        Groups of alike texts that the development part was drawn from; 0 where single rows were drawn.
     """
 
     train_rows: np.ndarray
@@ -66,6 +70,7 @@ class TextParts:
     train_targets: np.ndarray
     dev: Texts
     dev_targets: np.ndarray
+    dev_groups: int = 0
 
 
 def divide(
@@ -78,25 +83,40 @@ def divide(
     DataError
         If there are too few rows.
     """
-    train_rows, dev_rows = development_part(len(texts), targets, labels, config, valid is not None)
+    train_rows, dev_rows, groups = development_part(texts, targets, labels, config, valid is not None)
     dev, dev_targets = valid if valid is not None else (_take(texts, dev_rows), targets[dev_rows])
     if len(dev_targets) == 0:
         raise DataError("the development part has no rows.", "Give more rows, or a file with --valid.")
-    return TextParts(train_rows, dev_rows, _take(texts, train_rows), targets[train_rows], dev, dev_targets)
+    return TextParts(train_rows, dev_rows, _take(texts, train_rows), targets[train_rows], dev, dev_targets, groups)
 
 
 def development_part(
-    count: int, targets: np.ndarray, labels: LabelSet, config: Config, is_given: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows that train and rows that choose."""
+    texts: Texts, targets: np.ndarray, labels: LabelSet, config: Config, is_given: bool
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return rows that train, rows that choose, and of how many groups of alike texts the latter are, 0 if single."""
+    count = len(texts)
     if is_given:
-        return np.arange(count), np.zeros(0, dtype=np.int64)
+        return np.arange(count), np.zeros(0, dtype=np.int64), 0
     if count < 2:
         raise DataError(f"{count} rows are too few to train on and to choose by.", "Give more rows.")
     dev = dev_rows_of(config, count)
     is_stratified = labels.kind in ("binary", "multiclass")
+    if config.dev_groups and count >= FEWEST_TEXTS:
+        groups = groups_of(_numbered_words(texts), config.seed)
+        train_rows, dev_rows = draw_groups(targets, groups, dev, config.seed, is_stratified=is_stratified)
+        return train_rows, dev_rows, len(np.unique(groups[dev_rows]))
     train_rows, dev_rows = split_rows(targets, [count - dev, dev], config.seed, is_stratified=is_stratified)
-    return train_rows, dev_rows
+    return train_rows, dev_rows, 0
+
+
+def _numbered_words(texts: Texts) -> Ragged:
+    """Return a number for each word that stands twice at least, -1 for others."""
+    if isinstance(texts, Ragged):
+        return texts
+    tokenizer = WordTokenizer(True)
+    encoder = TextEncoder(tokenizer, Vocabulary.of_counts(count_tokens(tokenizer, texts), None, 2))
+    ids = encode_texts(encoder, texts)
+    return ids.with_values(np.where(ids.values == UNKNOWN_ID, -1, ids.values))
 
 
 def _take(texts: Texts, rows: np.ndarray) -> Texts:
@@ -164,6 +184,14 @@ def unlabelled_ids(
             )
         )
     return ids
+
+
+def groups_line(rows: int, groups: int) -> str:
+    """Say how the development part was drawn, where it was drawn in groups."""
+    return (
+        f"The {rows:,} development rows are {groups:,} groups of texts that share rare words such as names; texts of "
+        "these groups do not train."
+    )
 
 
 def plan_line(

@@ -35,6 +35,7 @@ from bilstm.tasks.text_parts import (
     build_encoder,
     divide,
     fit_baseline,
+    groups_line,
     plan_line,
     standardisation,
     unlabelled_ids,
@@ -152,7 +153,7 @@ def fit(
     labels : LabelSet
     config : Config
     valid : (texts, targets), optional
-        Development part; by default `dev_rows_of` of the rows, stratified, drawn with `config.seed`.
+        Development part; by default `text_parts.development_part` of the rows.
     baseline : bool, default=True
         Fit the linear n-gram model too.
     encoder : TextEncoder or IdEncoder, optional
@@ -177,7 +178,8 @@ def fit(
     from bilstm.training import events
 
     tell, clock = begin_training(progress)
-    parts = divide(texts, targets, labels, config, valid)
+    with clock.phase("development part"):
+        parts = divide(texts, targets, labels, config, valid)
     _check_fine_tuning(config, start is not None, unlabelled is not None)
     if start is not None:
         config = start.adopt(config)
@@ -185,6 +187,8 @@ def fit(
     encoder, train_ids, dev_ids = _encoded(parts, config, encoder, start, unlabelled, baseline, clock)
     config = for_data(config, train_ids.lengths)
     tell(events.Note(plan_line(train_ids, dev_ids, encoder, labels, config)))
+    if parts.dev_groups:
+        tell(events.Note(groups_line(len(parts.dev_rows), parts.dev_groups)))
     linear = None
     if baseline:
         with clock.phase("linear baseline"):
@@ -258,7 +262,8 @@ def _evaluated(
     targets, dev_ids = parts.dev_targets, trainer.dev.ids
     logits = model.logits_of_ids(dev_ids)
     temperature, before = None, None
-    notes = [line for member in members for phase in member.phases if (line := phase.line())]
+    notes = [groups_line(len(parts.dev_rows), parts.dev_groups)] if parts.dev_groups else []
+    notes += [line for member in members for phase in member.phases if (line := phase.line())]
     if model.labels.kind != "regression":
         before = model.measure(model.decode(logits), targets)
         temperature = _calibrate(model, logits, targets)
