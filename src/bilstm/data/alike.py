@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bilstm.data.ragged import Ragged
+from bilstm.data.weighed_rows import to_unit_length
 
 __all__ = ["FEWEST_TEXTS", "groups_of"]
 
@@ -62,21 +63,19 @@ def _rare_word_rows(words: Ragged) -> Any:
     rows, columns = np.repeat(np.arange(texts), words.lengths)[is_word], values[is_word]
     shape = (texts, int(columns.max(initial=0)) + 1)
     found = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
-    found.sum_duplicates()
     frequencies = np.bincount(found.indices, minlength=found.shape[1])
     is_rare = (frequencies >= 2) & (frequencies <= most)
     weights = np.where(is_rare, np.log(texts / np.maximum(frequencies, 1)), 0.0)
     found.data = weights[found.indices].astype(np.float32)
     found.eliminate_zeros()
-    norms = np.sqrt(np.bincount(np.repeat(np.arange(texts), np.diff(found.indptr)), found.data**2, minlength=texts))
-    return sparse.diags_array((1.0 / np.maximum(norms, 1e-12)).astype(np.float32)) @ found
+    return to_unit_length(found)
 
 
 def _links(words: Ragged) -> Any:
     """Return the cosines of at least `LEAST_COSINE` between different texts, sparse of shape (texts, texts)."""
     from scipy import sparse
 
-    rows = sparse.csr_matrix(_rare_word_rows(words))
+    rows = _rare_word_rows(words)
     columns = rows.T.tocsr()
     chunks = []
     for first in range(0, len(words), _CHUNK):

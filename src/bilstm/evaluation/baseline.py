@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bilstm.data.ngrams import NgramIndex
+from bilstm.data.weighed_rows import weigh
 from bilstm.errors import DataError, MissingExtraError, ShapeError
 from bilstm.metrics.calibration import apply_temperature, fit_temperature
 from bilstm.metrics.multilabel import micro_f1
@@ -403,11 +404,7 @@ def _features(counts: list[Any], family: Family, inverse_frequency: np.ndarray) 
     if family == "nb-svm":
         joined.data[:] = 1.0
         return joined
-    joined.data = (1 + np.log(joined.data)) * inverse_frequency[joined.indices]
-    squares = np.asarray(joined.multiply(joined).sum(axis=1)).reshape(-1)
-    lengths = np.sqrt(np.where(squares > 0, squares, 1.0))
-    joined.data /= np.repeat(lengths, np.diff(joined.indptr))
-    return joined
+    return weigh(joined, inverse_frequency)
 
 
 def _spreads(matrix: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bilstm.data.ragged import Ragged
+from bilstm.data.weighed_rows import weigh
 from bilstm.runtime.ngram_linear import LinearHead, NgramLinear
 from bilstm.tasks.joined_teaching import TeacherMargins
 from bilstm.tasks.text_classification import Texts, words_of
@@ -133,10 +134,7 @@ class LinearPupil:
         matrix: Any = sparse.csr_array(sparse.vstack(blocks, format="csr"))
         found = np.bincount(matrix.indices, minlength=matrix.shape[1])
         frequency = np.log((1 + matrix.shape[0]) / np.maximum(found, 1))
-        matrix.data = (1 + np.log(matrix.data)) * frequency.astype(np.float32)[matrix.indices]
-        norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).reshape(-1))
-        matrix.data /= np.repeat(np.maximum(norms, 1e-12), np.diff(matrix.indptr)).astype(np.float32)
-        return matrix, frequency
+        return weigh(matrix, frequency.astype(np.float32)), frequency
 
     def _unlabelled_numbers(self) -> Ragged:
         if self._numbers is None:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from bilstm.data.ragged import Ragged
+from bilstm.data.weighed_rows import weigh
 from bilstm.errors import MissingExtraError
 from bilstm.training.ridge import sparse_ridge
 from bilstm.training.self_training import PseudoLabels, choose_pseudo_labels
@@ -216,11 +217,11 @@ def short_descriptions(texts: Ragged, vectors: np.ndarray, *, seed: int = 0) -> 
         taken away.
     """
     counts = _word_counts(texts, len(vectors))
-    counts.data = 1 + np.log(counts.data)
-    means = _unit_rows(counts) @ vectors.astype(np.float32)
+    equal = np.ones(len(vectors), dtype=np.float32)
+    means = weigh(counts.copy(), equal) @ vectors.astype(np.float32)
     spread = np.maximum(means.std(axis=0), 1e-12)
     means = (means - means.mean(axis=0)) / spread * np.float32(MEAN_NORM / np.sqrt(vectors.shape[1]))
-    places = _latent(_inverse_frequency_rows(counts), seed)
+    places = _latent(weigh(counts, _inverse_frequency(counts).astype(np.float32)), seed)
     norms = np.sqrt((places**2).sum(axis=1, keepdims=True))
     places = places / np.maximum(norms, 1e-12)
     return means.astype(np.float32), (places - places.mean(axis=0)).astype(np.float32)
@@ -245,10 +246,10 @@ def ngram_features(texts: Ragged) -> NgramFeatures:
         values[:-1][is_pair] * width + values[1:][is_pair], rows[:-1][is_pair], len(texts), needed
     )
     joined = sparse.hstack([counts, pair_counts], format="csr")
-    joined.data = 1 + np.log(joined.data)
+    frequency = _inverse_frequency(joined)
     places = np.searchsorted(words, np.stack(np.divmod(pairs, width)))  # words of a frequent pair are frequent
     return NgramFeatures(
-        _inverse_frequency_rows(joined), words, places[0] * len(words) + places[1], _inverse_frequency(joined)
+        weigh(joined, frequency.astype(np.float32)), words, places[0] * len(words) + places[1], frequency
     )
 
 
@@ -282,20 +283,6 @@ def _inverse_frequency(counts: Any) -> np.ndarray:
     """Return ln(rows / rows that have it) of each column."""
     frequency = np.bincount(counts.indices, minlength=counts.shape[1])
     return np.log(counts.shape[0] / np.maximum(frequency, 1))
-
-
-def _inverse_frequency_rows(counts: Any) -> Any:
-    """Weigh columns by their inverse frequency; bring rows to norm 1."""
-    weighed = counts.copy()
-    weighed.data = weighed.data * _inverse_frequency(counts).astype(np.float32)[weighed.indices]
-    return _unit_rows(weighed)
-
-
-def _unit_rows(matrix: Any) -> Any:
-    from scipy import sparse
-
-    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).reshape(-1))
-    return sparse.diags_array((1 / np.maximum(norms, 1e-12)).astype(np.float32)) @ matrix
 
 
 def _latent(matrix: Any, seed: int) -> np.ndarray:
