@@ -26,6 +26,7 @@ __all__ = ["FEWEST_TEXTS", "groups_of"]
 
 FEWEST_TEXTS = 2_000  # below it a word in few texts is not yet a rare word
 RARE_SHARE, MOST_TEXTS = 0.004, 100  # a rare word stands in two texts, and in no more than this share and number
+MOST_TIMES = 4  # a rare word occurs as often on average in the texts where it stands
 LEAST_COSINE = 0.1  # of a link
 ROUNDS, SETTLED_SHARE = 20, 0.002  # of propagation, and the share of moving texts at which it is over
 _CHUNK = 2_048  # texts compared with all others at a time
@@ -59,8 +60,11 @@ def _rare_word_rows(words: Ragged) -> Any:
 
     texts, values = len(words), np.asarray(words.values)
     most = min(MOST_TEXTS, int(RARE_SHARE * texts))
-    is_word = values >= 0
-    rows, columns = np.repeat(np.arange(texts), words.lengths)[is_word], values[is_word]
+    counts = np.bincount(values[values >= 0], minlength=1)
+    # Most words are left out before anything is stored for each of them: what occurs this often is in too many texts,
+    # or in few of them over and over.
+    is_kept = (values >= 0) & (counts[np.maximum(values, 0)] <= MOST_TIMES * most)
+    rows, columns = np.repeat(np.arange(texts), words.lengths)[is_kept], values[is_kept]
     shape = (texts, int(columns.max(initial=0)) + 1)
     found = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
     frequencies = np.bincount(found.indices, minlength=found.shape[1])
