@@ -94,6 +94,16 @@ def test_a_lower_loss_breaks_a_tie_of_scores():
     assert result.best_epoch == 2
 
 
+def test_the_loss_alone_chooses_where_it_is_told_to():
+    example = Example()
+    given = [(0.5, 0.7), (0.4, 0.6), (0.9, 0.65), (0.4, 0.6)]  # an equal loss is no gain
+    scores = iter([DevScore(score, loss, is_by_loss=True) for score, loss in given])
+    result = train(
+        example.model, example.step_loss, lambda: next(scores), example.batches_of_epoch, _config(max_epochs=4)
+    )
+    assert (result.best_epoch, result.best_score) == (2, 0.4)
+
+
 def test_a_falling_loss_keeps_a_run_going():
     example = Example()
     scores = iter([DevScore(0.5, 0.7), DevScore(0.4, 0.6), DevScore(0.4, 0.5), DevScore(0.4, 0.55), DevScore(0.4, 0.6)])

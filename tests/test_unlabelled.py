@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -300,6 +301,23 @@ def test_with_many_labels_the_models_teach_together(monkeypatch):
     assert any(note.startswith("joined teacher 1: network, linear models and document vectors: ") for note in told)
 
 
+def test_pupils_begin_with_what_the_mixed_objective_left():
+    net = nn.Linear(1, 1, bias=False)
+    training = SimpleNamespace(
+        net=net,
+        config=SMALL,
+        train=Part(Ragged.of([[1]]), np.zeros(1)),
+        initial={"weight": torch.tensor([[2.0]])},
+        taught_from={},
+        planned=lambda name, choose: {"words": 10, "looks": 1, "steps": 1},
+        loop=lambda name, step_loss, objective, deal, config: (net.weight.item(), config.learning_rate),
+    )
+    given = (training, "joined teacher 1", None, Part(Ragged.of([[1]]), np.zeros(1)), None, 10)
+    assert text_teaching._learn(*given) == (2.0, SMALL.learning_rate)
+    training.taught_from = {"weight": torch.tensor([[3.0]])}
+    assert text_teaching._learn(*given) == (3.0, text_teaching.TAUGHT_FROM_RATE)
+
+
 def test_joined_answers_are_the_stacked_models(monkeypatch):
     random = np.random.default_rng(0)
     dev = np.arange(300) % 3
@@ -373,8 +391,26 @@ def test_a_linear_teacher_that_misleads_is_turned_off(monkeypatch):
     assert [phase.name for phase in outcome.phases][1:3] == ["linear teacher", "mixed objective"]
     assert not outcome.phases[1].is_kept
     assert outcome.phases[1].score_after < outcome.phases[0].score_after
+    assert outcome.phases[1].loss_before < outcome.phases[1].loss_after
     assert any(note.startswith("linear teacher: turned off") for note in told)
     assert outcome.model.joined is not None  # the n-gram model itself was right, and is judged by itself
+
+
+def test_the_calibrated_loss_chooses_phases_and_epochs_where_there_are_rows_enough():
+    targets = np.random.default_rng(0).integers(2, size=200)
+    noisy = np.where(np.arange(200) % 8 == 0, 1 - targets, targets)  # no epoch is right everywhere
+    outcome, told = trained(
+        texts_of(np.arange(300) % 2, 1), valid=(texts_of(targets, 5), noisy), config=WITHOUT_TEACHER
+    )
+    assert outcome.phases[0].loss_after is None  # there is nothing to be compared with
+    for phase in outcome.phases[1:]:
+        assert phase.is_kept == (phase.loss_after < phase.loss_before)
+        assert any(note.startswith(f"{phase.name}: ") and f"-> {phase.loss_after:.4f}" in note for note in told)
+    first = [row for row in outcome.result.history if row.epoch <= WITHOUT_TEACHER.max_epochs]
+    chosen = min(first, key=lambda row: row.dev_loss)
+    assert outcome.phases[1].loss_before == pytest.approx(chosen.dev_loss)
+    least = outcome.phases[-1].loss_after if outcome.phases[-1].is_kept else outcome.phases[-1].loss_before
+    assert outcome.temperature.loss_after == pytest.approx(least, rel=1e-3)  # of the runtime's logits
 
 
 def test_phases_run_and_are_recorded():

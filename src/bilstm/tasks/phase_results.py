@@ -32,6 +32,8 @@ class PhaseRecord:
         Whether its weights were kept.
     score_before, score_after : float or None
         On the development part.
+    loss_before, loss_after : float or None
+        Its calibrated log loss in nats, where it decides.
     """
 
     name: str
@@ -39,19 +41,23 @@ class PhaseRecord:
     is_kept: bool
     score_before: float | None
     score_after: float | None
+    loss_before: float | None = None
+    loss_after: float | None = None
 
     def line(self) -> str:
         """Say what became of the phase; "" for the first one, which has nothing to be compared with."""
         if self.score_before is None or self.score_after is None:
             return ""
         change = f"development score {self.score_before:.4f} -> {self.score_after:.4f}"
+        if self.loss_before is not None and self.loss_after is not None:
+            change = f"development log loss {self.loss_before:.4f} -> {self.loss_after:.4f}, {change[12:]}"
         if self.is_kept:
             return f"{self.name}: kept, {change}."
         return f"{self.name}: turned off, {change}; the weights before it are kept."
 
 
 def is_kept(before: tuple[Any, np.ndarray], after: tuple[Any, np.ndarray], *, is_trusted: bool = False) -> bool:
-    """Decide whether a phase is kept: (DevScore, whether each development row is right) before and after it.
+    """Decide whether a change is kept: (DevScore, whether each development row is right) before and after it.
 
     Kept if the score does not fall; also if it falls within chance and the mean loss falls. Chance is one standard
     error of the paired difference, the square root of the number of rows that changed sides (McNemar 1947). Of what is

@@ -130,6 +130,7 @@ class UnlabelledTraining:
     net: Any = None
     records: list[PhaseRecord] = field(default_factory=list)
     language_start: dict[str, Any] = field(default_factory=dict)  # what the network begins with after that phase
+    taught_from: dict[str, Any] = field(default_factory=dict)  # what pupils of joined teachers begin with, if set
     lesson: Lesson | None = None  # of the linear teacher, also where the network gained nothing by it
 
     def run(self) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
@@ -157,7 +158,7 @@ class UnlabelledTraining:
     def _learn_further(self, wanted: set[str]) -> None:
         """Run the phases that are wanted, until one is interrupted or makes the others superfluous."""
         has_few = len(self.train.targets) <= FEW_LABELS
-        is_trusted = len(self.dev.targets) < FEW_DEV_ROWS
+        is_trusted = not self._has_dev_rows
         if "language-model" in wanted:
             if self._gains("language model", lambda: learn_language(self), is_trusted=is_trusted):
                 self.initial, self._has_own_scale = self.language_start, True
@@ -169,8 +170,8 @@ class UnlabelledTraining:
         is_mixed = False
         if "joined-teacher" in wanted and not has_few:
             is_mixed = "mixed" in wanted and self.planned("mixed first", self._has_time_to_mix)
-            if is_mixed:
-                self._gains("mixed objective", lambda: self._mixed(MIXED_SHARE))
+            if is_mixed and self._gains("mixed objective", lambda: self._mixed(MIXED_SHARE)):
+                self.taught_from = {name: value.clone() for name, value in self.net.state_dict().items()}
             if not self._is_ended():
                 is_taught = self._learn_from_joined_teachers()
         if is_taught or self._is_ended():
@@ -331,11 +332,15 @@ class UnlabelledTraining:
         if result is None:
             return False
         after = self._scored() if result.steps else before
-        kept = result.steps > 0 and is_kept(before, after, is_trusted=is_trusted)
+        if self._has_dev_rows:
+            is_gain, losses = after[0].loss < before[0].loss, (before[0].loss, after[0].loss)
+        else:
+            is_gain, losses = is_kept(before, after, is_trusted=is_trusted), (None, None)
+        kept = result.steps > 0 and is_gain
         if not kept:
             set_weights(self.net, held)
         seconds = time.perf_counter() - started
-        self.records.append(PhaseRecord(name, seconds, kept, before[0].score, after[0].score))
+        self.records.append(PhaseRecord(name, seconds, kept, before[0].score, after[0].score, *losses))
         self.tell(events.Note(self.records[-1].line()))
         return kept
 
@@ -427,11 +432,16 @@ class UnlabelledTraining:
         from bilstm.training.loop import train
 
         is_first = name == "labelled texts"  # it gives a model, however small the budget
-        looks = len(self.dev.targets) >= FEW_DEV_ROWS or is_first
+
+        def score() -> Any:
+            if not self._has_dev_rows:
+                return objective.dev_score(self.dev)
+            return dataclasses.replace(objective.scored(self.dev, is_calibrated=True)[0], is_by_loss=True)
+
         return train(
             self.net,
             step_loss,
-            (lambda: objective.dev_score(self.dev)) if looks else None,
+            score if self._has_dev_rows or is_first else None,
             deal,
             config,
             checkpoint=self.place(name),
@@ -463,7 +473,12 @@ class UnlabelledTraining:
     def _scored(self) -> tuple[Any, np.ndarray]:
         """Return the development score of the present weights, its loss calibrated, and which rows are right."""
         objective = Objective(self.net, self.train, self.labels, self.config)
-        return objective.scored(self.dev, is_calibrated=len(self.dev.targets) >= FEW_DEV_ROWS)
+        return objective.scored(self.dev, is_calibrated=self._has_dev_rows)
+
+    @property
+    def _has_dev_rows(self) -> bool:
+        """Say whether there are development rows enough for their log loss to choose epochs and phases."""
+        return len(self.dev.targets) >= FEW_DEV_ROWS
 
     def _is_ended(self) -> bool:
         """Say whether the last phase was interrupted, or ran out of time."""

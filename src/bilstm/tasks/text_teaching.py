@@ -41,6 +41,7 @@ CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the tex
 SELF_TEXTS, SELF_STEPS = 20_000, 1_500
 TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
 JOINED_ROUNDS, JOINED_PASSES = 3, 8  # passes of a round over the texts that a joined teacher answered, at most
+TAUGHT_FROM_RATE = 0.001  # learning rate of a network that the mixed objective has trained before
 APART_SHARE, MOST_APART = 0.1, 2_000  # answered texts that show how far to trust network and linear models
 SPARE_SECONDS = 10.0
 
@@ -160,7 +161,10 @@ def teach_itself(training: UnlabelledTraining, number: int, share: float) -> Tra
 def _learn(
     training: UnlabelledTraining, name: str, objective: Objective, chosen: Part, step_loss: TaughtLoss, most: int
 ) -> TrainResult:
-    """Train from the initial weights on both kinds of texts, for as many steps as the budget gives."""
+    """Train on both kinds of texts for as many steps as the budget gives.
+
+    The network begins with the initial weights, or with those that the mixed objective left.
+    """
     from bilstm.training.budget import steps_within
     from bilstm.training.checkpoint import set_weights
     from bilstm.training.unlabelled import MixedBatches
@@ -181,8 +185,9 @@ def _learn(
         return looks_of(words, steps_within(left, seconds, least=8, most=most))
 
     plan = training.planned(name, choose)
-    set_weights(training.net, training.initial)
-    config = phase_config(config, plan, config.learning_rate, config.betas, False)
+    set_weights(training.net, training.taught_from or training.initial)
+    rate = TAUGHT_FROM_RATE if training.taught_from else config.learning_rate
+    config = phase_config(config, plan, rate, config.betas, False)
     return training.loop(name, step_loss, objective, deal(plan["steps"]).epoch, config)
 
 

@@ -44,10 +44,15 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class DevScore:
-    """Result on the development part: `score`, where higher is better, and the mean loss, which breaks ties."""
+    """Result on the development part: `score`, where higher is better, and the mean loss, which breaks ties.
+
+    With `is_by_loss` the loss alone says which epoch is better: it moves with every row, where accuracy moves with the
+    few that change sides, and the best of many epochs is then less often the luckiest.
+    """
 
     score: float
     loss: float | None = None
+    is_by_loss: bool = False
 
 
 class Randomness(Protocol):
@@ -461,9 +466,11 @@ def _optimizer(parameters: list[dict[str, Any]], config: TrainConfig) -> torch.o
 def _is_better(scored: DevScore, state: RunState) -> bool:
     if state.best_score is None:
         return True
-    if scored.score != state.best_score or scored.loss is None or state.best_loss is None:
+    if scored.loss is None or state.best_loss is None:
         return scored.score > state.best_score
-    return scored.loss < state.best_loss
+    if scored.is_by_loss or scored.score == state.best_score:
+        return scored.loss < state.best_loss
+    return scored.score > state.best_score
 
 
 def _step_seed(seed: int, step: int) -> int:
