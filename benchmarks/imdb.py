@@ -128,12 +128,16 @@ def table(results: Path) -> None:
             f"| {line.get('best_epoch', '-')} | {phases} | {line['commit'][:10]}{changed} "
             f"| {line['machine']['cpu']}, {line['machine']['cores']} cores |"
         )
-    steps = ["| config | seed | phase | minutes | dev before | after | |", "|---|---|---|---|---|---|---|"]
+    steps = [
+        "| config | seed | phase | minutes | dev before | after | log loss before | after | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for line in lines:
         for phase in line.get("phases") or ():
             steps.append(
                 f"| {line['config']} | {line['seed']} | {phase['name']} | {phase['seconds'] / 60:.1f} "
                 f"| {_percent(phase['score_before'])} | {_percent(phase['score_after'])} "
+                f"| {_loss(phase.get('loss_before'))} | {_loss(phase.get('loss_after'))} "
                 f"| {'kept' if phase['is_kept'] else 'turned off'} |"
             )
     commands = sorted({line["command"] for line in lines})
@@ -151,6 +155,10 @@ def table(results: Path) -> None:
             "\n".join(f"    {command}" for command in commands) + "\n    python benchmarks/imdb.py --table",
         ],
     )
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _most(lines: list[dict[str, Any]], key: str) -> float:
