@@ -26,7 +26,7 @@ __all__ = ["FEWEST_TEXTS", "groups_of"]
 
 FEWEST_TEXTS = 2_000  # below it a word in few texts is not yet a rare word
 RARE_SHARE, MOST_TEXTS = 0.004, 100  # a rare word stands in two texts, and in no more than this share and number
-MOST_TIMES = 4  # a rare word occurs as often on average in the texts where it stands
+MOST_TIMES = 4  # that a rare word occurs, for each text in which it may stand
 LEAST_COSINE = 0.1  # of a link
 ROUNDS, SETTLED_SHARE = 20, 0.002  # of propagation, and the share of moving texts at which it is over
 _CHUNK = 2_048  # texts compared with all others at a time
@@ -54,12 +54,17 @@ def groups_of(words: Ragged, seed: int) -> np.ndarray:
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
+def _most_texts(texts: int) -> int:
+    """Return in how many of the texts a rare word may stand, and how large a group may grow."""
+    return min(MOST_TEXTS, int(RARE_SHARE * texts))
+
+
 def _rare_word_rows(words: Ragged) -> Any:
     """Return rows of unit length over rare words, sparse of shape (texts, words)."""
     from scipy import sparse
 
     texts, values = len(words), np.asarray(words.values)
-    most = min(MOST_TEXTS, int(RARE_SHARE * texts))
+    most = _most_texts(texts)
     counts = np.bincount(values[values >= 0], minlength=1)
     # Most words are left out before anything is stored for each of them: what occurs this often is in too many texts,
     # or in few of them over and over.
@@ -96,15 +101,16 @@ def _propagated(links: Any, random: np.random.Generator) -> np.ndarray:
     Half of the texts, drawn anew, move at a time: if all moved at once, two linked texts would swap labels for ever.
     """
     texts = links.shape[0]
-    most = min(MOST_TEXTS, int(RARE_SHARE * texts))
+    most = _most_texts(texts)
     labels = np.arange(texts)
     linked = np.flatnonzero(np.diff(links.indptr))
     for _ in range(ROUNDS):
         moved = 0
         for part in np.array_split(random.permutation(linked), 2):
-            best = _heaviest_labels(links[np.sort(part)], labels, labels[np.sort(part)], most)
-            moved += int((best != labels[np.sort(part)]).sum())
-            labels[np.sort(part)] = best
+            rows = np.sort(part)
+            best = _heaviest_labels(links[rows], labels, labels[rows], most)
+            moved += int((best != labels[rows]).sum())
+            labels[rows] = best
         if moved <= SETTLED_SHARE * texts:
             break
     return labels

@@ -48,12 +48,12 @@ class PhaseRecord:
         """Say what became of the phase; "" for the first one, which has nothing to be compared with."""
         if self.score_before is None or self.score_after is None:
             return ""
-        change = f"development score {self.score_before:.4f} -> {self.score_after:.4f}"
+        change = f"score {self.score_before:.4f} -> {self.score_after:.4f}"
         if self.loss_before is not None and self.loss_after is not None:
-            change = f"development log loss {self.loss_before:.4f} -> {self.loss_after:.4f}, {change[12:]}"
+            change = f"log loss {self.loss_before:.4f} -> {self.loss_after:.4f}, {change}"
         if self.is_kept:
-            return f"{self.name}: kept, {change}."
-        return f"{self.name}: turned off, {change}; the weights before it are kept."
+            return f"{self.name}: kept, development {change}."
+        return f"{self.name}: turned off, development {change}; the weights before it are kept."
 
 
 def is_kept(before: tuple[Any, np.ndarray], after: tuple[Any, np.ndarray], *, is_trusted: bool = False) -> bool:
