@@ -72,12 +72,17 @@ LINES = RESULTS / "few_labels.jsonl"
 
 
 def prepare(data: Path, cache: Path, size: int, epochs: int, threads: int | None) -> None:
-    """Learn what needs no labels, and note what it took; what is there is kept."""
+    """Learn what needs no labels, and note what it took after each part; what is there is kept."""
     cache.mkdir(parents=True, exist_ok=True)
     stored = cache / "prepared.json"
     facts = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+
+    def note(found: dict[str, Any]) -> None:
+        facts.update(found)
+        stored.write_text(json.dumps(facts), encoding="utf-8")
+
     if "seconds" not in facts:
-        facts |= _words(data, cache, size, epochs)
+        note(_words(data, cache, size, epochs))
     with np.load(cache / "ids.npz") as arrays:
         others = _ids(arrays, "unlabelled")
         every = all_texts(_ids(arrays, "train"), others)
@@ -86,12 +91,11 @@ def prepare(data: Path, cache: Path, size: int, epochs: int, threads: int | None
         with ProgressPrinter() as progress:
             documents = train_document_vectors(every, epochs=MOST_PASSES, threads=threads, progress=progress)
         np.save(cache / "documents.npy", documents)
-        facts |= {"document_seconds": round(time.perf_counter() - began, 1), "document_passes": MOST_PASSES}
+        note({"document_seconds": round(time.perf_counter() - began, 1), "document_passes": MOST_PASSES})
     if "language_seconds" not in facts:
         encoder = encoder_from_config((cache / "vocabulary.json").read_text(encoding="utf-8"))
         assert isinstance(encoder, TextEncoder)  # as `_words` wrote it
-        facts |= _language(others, encoder, np.load(cache / "vectors.npy"), cache / "language", threads)
-    stored.write_text(json.dumps(facts), encoding="utf-8")
+        note(_language(others, encoder, np.load(cache / "vectors.npy"), cache / "language", threads))
     print(json.dumps(facts))
 
 
