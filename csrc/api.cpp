@@ -18,7 +18,7 @@ constexpr int64_t kLargestSize = int64_t(1) << 24;   // of I and H: products of 
 constexpr int64_t kMostSteps = int64_t(1) << 40;     // of N, B and V
 constexpr int64_t kLongest = (int64_t(1) << 31) - 2;  // of one sequence: positions are int32
 
-const char *const kKernelNames[] = {"auto", "portable", "avx2", "avx512", "amx", "neon"};
+const char *const kKernelNames[] = {"auto", "portable", "avx2", "avx512", "amx", "neon", "avx512_bf16"};
 const char *const kPrecisionNames[] = {"float32", "bfloat16", "float64"};
 
 __attribute__((format(printf, 3, 4))) int fail(bilstm_call &call, int code, const char *format, ...) {
@@ -32,7 +32,7 @@ __attribute__((format(printf, 3, 4))) int fail(bilstm_call &call, int code, cons
 bool has_precision(int kernel, int precision) {
     if (kernel == BILSTM_KERNEL_PORTABLE) return precision >= BILSTM_FLOAT32 && precision <= BILSTM_FLOAT64;
     if (kernel == BILSTM_KERNEL_AMX) return precision == BILSTM_BFLOAT16 || precision == BILSTM_FLOAT32;
-    return precision == BILSTM_FLOAT32;
+    return precision == (kernel == BILSTM_KERNEL_AVX512_BF16 ? BILSTM_BFLOAT16 : BILSTM_FLOAT32);
 }
 
 bool runs(int kernel, int precision) {
@@ -54,7 +54,8 @@ int choose(int kernel, int precision, bool parts) {
     if (precision < BILSTM_FLOAT32 || precision > BILSTM_FLOAT64) return -1;
     if (kernel > BILSTM_KERNEL_AUTO && kernel < BILSTM_KERNEL_COUNT) return runs(kernel, precision) ? kernel : -1;
     if (kernel != BILSTM_KERNEL_AUTO) return -1;
-    const int order[] = {BILSTM_KERNEL_AMX, BILSTM_KERNEL_AVX512, BILSTM_KERNEL_AVX2, BILSTM_KERNEL_NEON};
+    const int order[] = {BILSTM_KERNEL_AMX, BILSTM_KERNEL_AVX512_BF16, BILSTM_KERNEL_AVX512, BILSTM_KERNEL_AVX2,
+                         BILSTM_KERNEL_NEON};
     for (const int candidate : order) {
         if (candidate == BILSTM_KERNEL_AMX && precision == BILSTM_FLOAT32 && !parts) continue;
         if (runs(candidate, precision)) return candidate;
@@ -90,7 +91,7 @@ int check_sizes(bilstm_call &call) {
     }
     if (choose(call.kernel, call.precision, false) < 0) {
         if (call.kernel < 0 || call.kernel >= BILSTM_KERNEL_COUNT) {
-            return fail(call, BILSTM_ERROR_ARGUMENT, "kernel must be 0 to 5, got %d", call.kernel);
+            return fail(call, BILSTM_ERROR_ARGUMENT, "kernel must be 0 to %d, got %d", BILSTM_KERNEL_COUNT - 1, call.kernel);
         }
         const char *missing = kernel_missing(call.kernel);
         return fail(call, BILSTM_ERROR_UNSUPPORTED, "kernel %s cannot run in %s: %s", kKernelNames[call.kernel],
@@ -339,6 +340,8 @@ const char *bilstm_kernel_missing(int kernel) { return bilstm::kernel_missing(ke
 int bilstm_kernel_has_precision(int kernel, int precision) {
     return kernel > BILSTM_KERNEL_AUTO && kernel < BILSTM_KERNEL_COUNT && bilstm::has_precision(kernel, precision);
 }
+
+int bilstm_prefers_bfloat16(void) { return bilstm::multiplies_bfloat16_faster(); }
 
 int bilstm_choose_kernel(int kernel, int precision) { return bilstm::choose(kernel, precision, false); }
 

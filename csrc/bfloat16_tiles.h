@@ -1,5 +1,4 @@
-// Bfloat16 numbers and how they lie in packed tiles, for both AMX kernels. Included inside an unnamed namespace after
-// simd.h.
+// Bfloat16 numbers and how they lie in packed tiles. Included inside an unnamed namespace after simd.h.
 
 using Half = uint16_t;  // a bfloat16 number's bits
 

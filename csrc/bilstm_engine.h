@@ -37,7 +37,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct, a constant or the meaning of a function changes. */
-#define BILSTM_INTERFACE_VERSION 1
+#define BILSTM_INTERFACE_VERSION 2
 
 /* What functions return. */
 enum {
@@ -63,7 +63,8 @@ enum {
     BILSTM_KERNEL_AVX512 = 3, /* float32 */
     BILSTM_KERNEL_AMX = 4,    /* bfloat16; float32 as three bfloat16 parts of each number */
     BILSTM_KERNEL_NEON = 5,   /* float32 */
-    BILSTM_KERNEL_COUNT = 6
+    BILSTM_KERNEL_AVX512_BF16 = 6, /* bfloat16 */
+    BILSTM_KERNEL_COUNT = 7
 };
 
 typedef struct bilstm_context bilstm_context; /* thread pool and reusable work memory */
@@ -151,6 +152,9 @@ BILSTM_API const char *bilstm_kernel_name(int kernel);
 BILSTM_API const char *bilstm_kernel_missing(int kernel);
 /* 1 if the kernel computes in that precision, wherever it runs. */
 BILSTM_API int bilstm_kernel_has_precision(int kernel, int precision);
+/* 1 if a kernel multiplies bfloat16 numbers faster than float32 ones here: AMX, or AVX512-BF16 of AMD (Intel's, without AMX,
+ * takes twice as long as float32). Only a caller's advice: BILSTM_BFLOAT16 computes everywhere. */
+BILSTM_API int bilstm_prefers_bfloat16(void);
 /* The kernel that inference with this choice runs, or -1 if it cannot run (bilstm_forward then says why). The same kernel
  * trains, but for BILSTM_KERNEL_AUTO in float32, which trains layers of 64 to 384 hidden units with AMX where that runs. */
 BILSTM_API int bilstm_choose_kernel(int kernel, int precision);

@@ -16,7 +16,7 @@ namespace bilstm {
 namespace {
 
 struct Features {
-    bool avx2 = false, avx512 = false, amx_bf16 = false, amx_granted = false;
+    bool avx2 = false, avx512 = false, avx512_bf16 = false, amx_bf16 = false, amx_granted = false, amd = false;
 };
 
 uint64_t enabled_state() {
@@ -28,6 +28,8 @@ uint64_t enabled_state() {
 Features ask() {
     Features found;
     uint32_t a, b, c, d;
+    if (!__get_cpuid(0, &a, &b, &c, &d)) return found;
+    found.amd = b == signature_AMD_ebx && d == signature_AMD_edx && c == signature_AMD_ecx;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
     const bool has_xgetbv = c & (1u << 27), fma = c & (1u << 12), f16c = c & (1u << 29);
     if (!has_xgetbv) return found;
@@ -41,7 +43,8 @@ Features ask() {
     found.avx512 = found.avx2 && avx512 && (state & 0xe6) == 0xe6;
     uint32_t bf16 = 0;
     if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) bf16 = a & (1u << 5);
-    found.amx_bf16 = found.avx512 && amx_bf16 && bf16 && (state & 0x60000) == 0x60000;
+    found.avx512_bf16 = found.avx512 && bf16;
+    found.amx_bf16 = found.avx512_bf16 && amx_bf16 && (state & 0x60000) == 0x60000;
 #if defined(__linux__) && defined(SYS_arch_prctl)
     // Tile data must be granted to the process by the kernel, once (ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
     if (found.amx_bf16) found.amx_granted = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
@@ -67,10 +70,18 @@ const char *kernel_missing(int kernel) {
     const Features &cpu = features();
     if (kernel == BILSTM_KERNEL_AVX2 && !cpu.avx2) return "this processor lacks AVX2 or FMA";
     if (kernel == BILSTM_KERNEL_AVX512 && !cpu.avx512) return "this processor lacks AVX-512 (F, DQ, BW, VL)";
+    if (kernel == BILSTM_KERNEL_AVX512_BF16 && !cpu.avx512_bf16) return "this processor lacks AVX512-BF16";
     if (kernel == BILSTM_KERNEL_AMX && !cpu.amx_bf16) return "this processor lacks AMX bf16";
     if (kernel == BILSTM_KERNEL_AMX && !cpu.amx_granted) return "the operating system does not grant AMX tiles";
 #endif
     return nullptr;
+}
+
+bool multiplies_bfloat16_faster() {
+#if defined(__x86_64__)
+    if (features().amd && kernel_missing(BILSTM_KERNEL_AVX512_BF16) == nullptr) return true;
+#endif
+    return kernel_missing(BILSTM_KERNEL_AMX) == nullptr;
 }
 
 }  // namespace bilstm

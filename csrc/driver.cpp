@@ -20,6 +20,7 @@ const Instructions *instructions_of(int kernel, int precision) {
     switch (kernel) {
         case BILSTM_KERNEL_AVX2: return kAvx2;
         case BILSTM_KERNEL_AVX512: return kAvx512;
+        case BILSTM_KERNEL_AVX512_BF16: return kAvx512Bf16;
         case BILSTM_KERNEL_AMX: return precision == BILSTM_BFLOAT16 ? kAmx : kAmxSplit;
         case BILSTM_KERNEL_NEON: return kNeon;
         default: return nullptr;
@@ -68,8 +69,7 @@ struct Plan {
 };
 
 int64_t rows_of_shard(const Layout &layout, const Instructions &instructions) {
-    if (instructions.rounds) return 32;
-    if (instructions.tile_rows > 0) return instructions.tile_rows;
+    if (instructions.shard_rows > 0) return instructions.shard_rows;
     return layout.H >= 128 ? 36 : 24;
 }
 
@@ -475,7 +475,7 @@ void backward(bilstm_context &context, const bilstm_call &call, void *rows) {
                 round_embedding(context, call, layout, instructions)}, {}, false, nullptr, 0, {}, nullptr};
     b.groups = group_shards(plan, call.total_steps);
     const int64_t groups = static_cast<int64_t>(b.groups.size()) - 1, threads = context.threads.load();
-    if (rows != nullptr && leaves_rounded_rows(call)) {
+    if (rows != nullptr && sum_rounded_of(call) != nullptr) {
         b.d_rounded = static_cast<char *>(rows);
         rows = nullptr;
     }
@@ -510,10 +510,10 @@ constexpr Kernel kKernel{saved_bytes, forward, backward, pack};
 
 }  // namespace
 
-bool leaves_rounded_rows(const bilstm_call &call) {
+SumRounded sum_rounded_of(const bilstm_call &call) {
     const Instructions *instructions = instructions_of(call.kernel, call.precision);
-    return instructions != nullptr && instructions->round_rows != nullptr && call.token_ids != nullptr &&
-           call.d_values == nullptr;
+    return instructions != nullptr && call.token_ids != nullptr && call.d_values == nullptr ? instructions->sum_rounded
+                                                                                            : nullptr;
 }
 
 const Kernel *fast_kernel(int kernel, int precision) {

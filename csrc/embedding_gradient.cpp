@@ -105,7 +105,7 @@ void embedding_gradient(bilstm_context &context, bilstm_call &call, const void *
     if (call.total_steps == 0) return;
     const Groups groups = group_by_token(call);
     const int64_t count = static_cast<int64_t>(groups.unique.size());
-    Summation sum{&call, d_rows, &groups, leaves_rounded_rows(call) ? kAmx->sum_rounded : nullptr};
+    Summation sum{&call, d_rows, &groups, sum_rounded_of(call)};
     const Work work = call.precision == BILSTM_FLOAT64 ? sum_tokens<double> : sum_tokens<float>;
     context.run((count + kTokensPerItem - 1) / kTokensPerItem, work, &sum, call.precision != BILSTM_FLOAT64);
     call.unique_count = count;

@@ -6,6 +6,7 @@
 
 #include "bilstm_engine.h"
 #include "context.h"
+#include "layout.h"
 
 namespace bilstm {
 
@@ -31,11 +32,13 @@ struct Kernel {
 const Kernel *portable_kernel(int precision);
 const Kernel *fast_kernel(int kernel, int precision);  // null: not built into this library
 
-const char *kernel_missing(int kernel);  // cpu_features.cpp
+// cpu_features.cpp
+const char *kernel_missing(int kernel);
+bool multiplies_bfloat16_faster();  // than float32
 
-// What backward leaves in `d_rows`: false: (N, I) floats; true: for each direction (N, I) rounded numbers, which
-// Instructions::sum_rounded adds up. The kernel of the call is one that runs, not "auto".
-bool leaves_rounded_rows(const bilstm_call &call);
+// What backward leaves in `d_rows`: (N, I) floats if this is null, else for each direction (N, I) rounded numbers, which it
+// adds up. The kernel of the call is one that runs, not "auto".
+SumRounded sum_rounded_of(const bilstm_call &call);
 
 // embedding_gradient.cpp: sums rows of equal tokens in ascending order of steps, so the result is always the same.
 void embedding_gradient(bilstm_context &context, bilstm_call &call, const void *d_rows);

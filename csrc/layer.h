@@ -1,5 +1,5 @@
 // One direction of one layer over one shard: what both passes share, then the passes. Included inside an unnamed namespace
-// after `Products` (products_f32.h or products_amx.h) and cells.h. See layout.h for the order of rows.
+// after `Products` (products_f32.h, products_bfloat16.h or products_split.h) and cells.h. See layout.h for the order of rows.
 
 using Stored = Products::Stored;
 using Factor = Products::Factor;

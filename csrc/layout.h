@@ -77,6 +77,11 @@ struct Item {
     void *d_rounded;                  // in place of d_rows: of this direction alone, as factors, rows of I; or null
 };
 
+// Set `to` to the sum of some rows (N, I) of d_rounded of all D directions, one array behind the other; `more` steps follow
+// that will be asked for next.
+using SumRounded = void (*)(const void *rows, const int64_t *steps, int64_t count, int64_t more, int64_t I, int64_t D,
+                            int64_t N, float *to);
+
 // What a file of one instruction set provides.
 struct Instructions {
     int lanes;
@@ -93,17 +98,15 @@ struct Instructions {
     void (*forward)(const Item &item);
     size_t (*backward_scratch_bytes)(const Layout &layout, int64_t rows);
     void (*backward)(const Item &item);
-    int64_t tile_rows = 0;  // float32: rows of a shard that fill the tiles; 0: there are no tiles
-    // Where factors are narrower than floats, else null: turn `count` rows of an embedding into rows of factors; set `to` to
-    // the sum of some rows (N, I) of d_rounded of all D directions, one array behind the other; `more`
-    // steps follow that will be asked for next.
+    int64_t shard_rows = 0;  // rows of a shard; 0: as many as suit the float32 products without tiles
+    // Where factors are narrower than floats, else null: turn `count` rows of an embedding into rows of factors.
     void (*round_rows)(const Layout &layout, const float *from, int64_t count, void *to) = nullptr;
-    void (*sum_rounded)(const void *rows, const int64_t *steps, int64_t count, int64_t more, int64_t I, int64_t D,
-                        int64_t N, float *to) = nullptr;
+    SumRounded sum_rounded = nullptr;
 };
 
 extern const Instructions *const kAvx2;
 extern const Instructions *const kAvx512;
+extern const Instructions *const kAvx512Bf16;
 extern const Instructions *const kAmx;
 extern const Instructions *const kAmxSplit;
 extern const Instructions *const kNeon;

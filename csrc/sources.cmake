@@ -15,6 +15,7 @@ set(BILSTM_ENGINE_SOURCES
     csrc/kernel_amx_split.cpp
     csrc/kernel_avx2.cpp
     csrc/kernel_avx512.cpp
+    csrc/kernel_avx512_bf16.cpp
     csrc/kernel_neon.cpp
     csrc/ngrams.cpp
     csrc/reference.cpp
@@ -34,6 +35,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
       COMPILE_OPTIONS "${BILSTM_FLAGS};-mavx2;-mfma;-mf16c")
   set_source_files_properties(csrc/document_vectors_avx512.cpp csrc/kernel_avx512.cpp csrc/skipgram_avx512.cpp PROPERTIES
       COMPILE_OPTIONS "${BILSTM_FLAGS};${BILSTM_AVX512}")
+  set_source_files_properties(csrc/kernel_avx512_bf16.cpp PROPERTIES COMPILE_OPTIONS
+      "${BILSTM_FLAGS};${BILSTM_AVX512};-mavx512bf16")
   set_source_files_properties(csrc/kernel_amx.cpp csrc/kernel_amx_split.cpp PROPERTIES COMPILE_OPTIONS
       "${BILSTM_FLAGS};${BILSTM_AVX512};-mavx512bf16;-mamx-tile;-mamx-bf16")
 endif()

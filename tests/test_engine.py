@@ -29,7 +29,9 @@ FLOAT32_KERNELS = [
     for name in ("avx2", "avx512", "amx", "neon", "portable")
     if engine.library().bilstm_choose_kernel(KERNEL_NUMBERS[name], PRECISION_NUMBERS["float32"]) >= 0
 ]
-BFLOAT16_KERNELS = [name for name in ("amx", "portable") if engine.kernels()[name] is None]
+BFLOAT16_KERNELS = [name for name in ("amx", "avx512_bf16", "portable") if engine.kernels()[name] is None]
+FAST_KERNELS = [("float32", name) for name in FLOAT32_KERNELS if name != "portable"]
+FAST_KERNELS += [("bfloat16", name) for name in BFLOAT16_KERNELS if name != "portable"]
 
 # (input size, hidden size, directions, lengths): one step, all equal, strongly ragged with empty ones, sizes that fill
 # no vector, a batch of one, more rows than one shard holds, more steps than one chunk holds.
@@ -316,11 +318,12 @@ def test_bfloat16_is_as_exact_as_torch(cell, name, kernel):
         assert ours <= (4 if cell == "rnn_relu" else 2) * max(theirs, 2**-8), (key, ours, theirs)
 
 
-@pytest.mark.parametrize(("precision", "kernel"), [("float32", k) for k in FLOAT32_KERNELS] + [("bfloat16", "amx")])
+@pytest.mark.parametrize(
+    ("precision", "kernel"),
+    [("float32", k) for k in FLOAT32_KERNELS] + [("bfloat16", k) for k in BFLOAT16_KERNELS if k != "portable"],
+)
 @pytest.mark.parametrize("cell", CELLS)
 def test_mask_in_fast_kernels(cell, precision, kernel):
-    if engine.kernels()[kernel] is not None:
-        pytest.skip(f"{kernel}: {engine.kernels()[kernel]}")
     example = Example(cell, SHAPES["ragged"], seed=5, mask=True)
     right = example.run("float64", "portable", maximum=False)
     bound = 2e-6 if precision == "float32" else 2e-2  # some ten roundings: 2^-24, 2^-9 each

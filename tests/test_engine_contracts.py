@@ -22,6 +22,8 @@ FAST = [name for name in ("avx2", "avx512", "neon") if engine.kernels()[name] is
 RUNS = [(name, "float32") for name in (*FAST, "portable")]
 if engine.kernels()["amx"] is None:
     RUNS += [("amx", "bfloat16"), ("amx", "float32")]
+if engine.kernels()["avx512_bf16"] is None:
+    RUNS += [("avx512_bf16", "bfloat16")]
 
 
 def draw_weights(cell: str, inputs: int, hidden: int, directions: int = 2, seed: int = 0) -> list[DirectionWeights]:
@@ -162,7 +164,7 @@ def test_tokens_packed_weights_and_table(cell, kernel, precision):
     rows = engine.recurrent(cell, ids.with_values(embedding[ids.values]), weights, **options)
     packed = engine.pack(cell, weights, **options)
     table = engine.pack(cell, weights, embedding=embedding, **options)
-    size = 2 if kernel == "amx" and precision == "bfloat16" else 4  # bytes of a number of the table
+    size = 2 if precision == "bfloat16" else 4  # bytes of a number of the table
     assert table.nbytes >= packed.nbytes + 150 * 2 * GATES[cell] * 20 * size
     for found in (
         engine.recurrent(cell, ids, weights, embedding=embedding, **options),
@@ -173,7 +175,7 @@ def test_tokens_packed_weights_and_table(cell, kernel, precision):
     by_table = engine.recurrent(cell, ids, table, **options)
     if precision == "float32":
         np.testing.assert_array_equal(by_table.outputs, rows.outputs)
-    else:  # the table is rounded (AMX) and sums are added in another order: a few roundings of 2^-9
+    else:  # the table is rounded (bfloat16) and sums are added in another order: a few roundings of 2^-9
         assert np.linalg.norm(by_table.outputs - rows.outputs) <= 1e-2 * np.linalg.norm(rows.outputs)
 
 
@@ -451,7 +453,7 @@ def test_choices_that_cannot_run():
     with pytest.raises(UsageError, match="precision must be"):
         engine.gru(batch, weights, precision="float16")
     missing = next(name for name, reason in engine.kernels().items() if reason is not None)
-    precision = "bfloat16" if missing == "amx" else "float32"
+    precision = "bfloat16" if missing in ("amx", "avx512_bf16") else "float32"
     with pytest.raises(UsageError, match=f"Kernel {missing} cannot run: "):
         engine.gru(batch, weights, kernel=missing, precision=precision)
     for name in FAST:
@@ -472,6 +474,8 @@ def test_description_names_what_runs():
         assert of_parts in engine.describe("auto", "float32", training=True)
         assert of_parts not in engine.describe("auto", "float32")
         assert engine.describe(threads=2) == "AMX bf16, 2 threads (fastest kernel that runs here)"
+    elif engine.choose_precision("auto") == "bfloat16":
+        assert engine.describe(threads=2) == "AVX512-BF16 bf16, 2 threads (fastest kernel that runs here)"
 
 
 def test_missing_library_is_said(tmp_path):

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 from bilstm import nn
 from bilstm.data.ragged import Ragged
 from bilstm.errors import ShapeError, UsageError
-from bilstm.layers.engine_op import engine_can_run, has_fast_kernel
+from bilstm.layers.engine_op import engine_can_run, prefers_bfloat16
 from bilstm.nn import layouts, recurrent
 from engine_cases import relative_errors
 
@@ -306,7 +306,7 @@ def test_auto_runs_the_engine_for_float32(monkeypatch):
     monkeypatch.setattr(
         recurrent, "recurrent_layer", lambda *args, **kw: calls.append(kw["precision"]) or original(*args, **kw)
     )
-    low = "bfloat16" if has_fast_kernel("bfloat16") else "float32"
+    low = "bfloat16" if prefers_bfloat16() else "float32"
     ours = nn.LSTM(5, 7, 2, batch_first=True)
     inputs = torch.randn(2, 3, 5)
     ours(inputs)

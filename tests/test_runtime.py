@@ -203,7 +203,8 @@ class TestEngine:
         assert all(np.array_equal(result, results[0]) for result in results)
 
     @pytest.mark.skipif(
-        not engine.status().available or engine.choose_precision("auto") != "bfloat16", reason="needs AMX for bfloat16"
+        not engine.status().available or engine.choose_precision("auto") != "bfloat16",
+        reason="float32 is faster here",
     )
     def test_in_bfloat16_the_table_is_there_from_the_start(self):
         """It rounds: made later, it would change answers. Rounding of 2^-9 in sums of a few numbers near 1."""

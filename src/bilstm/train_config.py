@@ -59,7 +59,8 @@ class TrainConfig(Settings):
     threads: int | None = field(None, help="CPU threads; none lets torch decide.", minimum=1, maximum=4096)
     backend: Literal["auto", "engine", "torch", "reference"] = field("auto", help="What computes the recurrent layers.")
     precision: Literal["auto", "float32", "bfloat16"] = field(
-        "auto", help="Numbers inside the recurrent layers; auto: bfloat16 where AMX runs, else float32."
+        "auto",
+        help="Numbers inside the recurrent layers; auto: bfloat16 where that is faster, else float32.",
     )
     checkpoint_minutes: float | None = field(
         5.0,

@@ -26,6 +26,7 @@ def facts() -> dict[str, Any]:
         "training": _what_runs("torch") if find_spec("torch") is not None else _NO_TORCH,
         "prediction": _what_runs("numpy"),
         "precision_auto": choose_precision("auto") if engine.available else "float32",
+        "kernel_auto": choose_kernel("auto", "auto") if engine.available else None,
         "engine": {
             "available": engine.available,
             "library": engine.path,
@@ -71,8 +72,8 @@ def command(as_json: AsJson = False) -> None:
     print_line()
     for verb in ("training", "prediction"):
         print_line(f"{verb:<{width}}  {found[verb]['backend'] or 'cannot run'}: {found[verb]['why']}")
-    bfloat16 = "bfloat16 (AMX)" if found["precision_auto"] == "bfloat16" else "float32"
-    print_line(f"{'--precision auto':<{width}}  {bfloat16}")
+    kernel = f" (kernel {found['kernel_auto']})" if found["kernel_auto"] is not None else ""
+    print_line(f"{'--precision auto':<{width}}  {found['precision_auto']}{kernel}")
     if not found["engine"]["available"]:
         return
     print_line()

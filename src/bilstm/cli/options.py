@@ -80,7 +80,7 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="NAME",
-        help="Numbers inside the recurrent layers: float32, bfloat16, or auto (bfloat16 where AMX runs).",
+        help="Numbers inside the recurrent layers: float32, bfloat16, or auto (bfloat16 where that is faster).",
         rich_help_panel=_RUN,
     ),
 ]

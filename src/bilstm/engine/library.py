@@ -30,10 +30,10 @@ __all__ = [
     "status",
 ]
 
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 CELLS = {"lstm": 0, "gru": 1, "rnn_tanh": 2, "rnn_relu": 3}
 PRECISIONS = {"float32": 0, "bfloat16": 1, "float64": 2}
-KERNELS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "amx": 4, "neon": 5}
+KERNELS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "amx": 4, "neon": 5, "avx512_bf16": 6}
 ENVIRONMENT_VARIABLE = "BILSTM_ENGINE_LIBRARY"
 
 _pointer = ctypes.c_void_p
@@ -124,6 +124,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bilstm_kernel_name": (ctypes.c_char_p, (ctypes.c_int,)),
     "bilstm_kernel_missing": (ctypes.c_char_p, (ctypes.c_int,)),
     "bilstm_kernel_has_precision": (ctypes.c_int, (ctypes.c_int, ctypes.c_int)),
+    "bilstm_prefers_bfloat16": (ctypes.c_int, ()),
     "bilstm_choose_kernel": (ctypes.c_int, (ctypes.c_int, ctypes.c_int)),
     "bilstm_context_create": (_pointer, (ctypes.c_int,)),
     "bilstm_context_destroy": (None, (_pointer,)),

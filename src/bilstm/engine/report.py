@@ -11,7 +11,14 @@ from bilstm.errors import UsageError
 
 __all__ = ["available_threads", "choose_kernel", "choose_precision", "describe", "kernels"]
 
-_TITLES = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "neon": "NEON", "portable": "portable"}
+_TITLES = {
+    "amx": "AMX",
+    "avx512_bf16": "AVX512-BF16",
+    "avx512": "AVX-512",
+    "avx2": "AVX2",
+    "neon": "NEON",
+    "portable": "portable",
+}
 _SHORT = {"bfloat16": "bf16", "float32": "float32", "float64": "float64"}
 
 
@@ -34,9 +41,12 @@ def kernels() -> dict[str, str | None]:
 
 
 def choose_precision(precision: str = "auto") -> str:
-    """Turn "auto" into "bfloat16" where AMX runs and "float32" elsewhere; other names are checked and returned."""
+    """Turn "auto" into "bfloat16" where that is faster, else "float32"; other names are checked and returned.
+
+    Faster it is with AMX, and with the AVX512-BF16 of AMD (Zen 4 and later).
+    """
     if precision == "auto":
-        return "bfloat16" if kernels()["amx"] is None else "float32"
+        return "bfloat16" if library().bilstm_prefers_bfloat16() else "float32"
     if precision not in PRECISIONS:
         raise UsageError(f"precision must be auto, {', '.join(PRECISIONS)}; got {precision!r}.")
     return precision
@@ -89,5 +99,5 @@ def describe(
     if training and kernel == "auto" and chosen_precision == "float32" and _trains_with_parts():
         why += "; layers of 64 to 384 hidden units: AMX, three bfloat16 parts a number"
     if precision == "auto" and kernel == "auto" and chosen_precision == "float32":
-        why += f"; no bfloat16: {kernels()['amx']}"
+        why += "; bfloat16 would not be faster"
     return f"{_TITLES[chosen]} {_SHORT[chosen_precision]}, {count} thread{'s' if count != 1 else ''} ({why})"

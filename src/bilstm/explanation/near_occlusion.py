@@ -9,7 +9,7 @@ taken to be
 one way back through the text for all words together. What is neglected is of second order in d. A direction stops when
 this rest is at most `REST_BOUND` of score for every target, or at the end of the text; so the neglected part is a part
 of something small already, and words that matter to the end are run to the end. Its error is measured in
-docs/explanations.md and held by a test. Steps run in bfloat16 where the processor has AMX.
+docs/explanations.md and held by a test. Steps run in bfloat16 where that is faster.
 
 Source of the rest: a first-order Taylor expansion, as in saliency methods (Simonyan et al. 2013, arXiv 1312.6034), but
 of the tail of the text alone. Short texts are run exactly, which costs less. Imports numpy, `engine`.

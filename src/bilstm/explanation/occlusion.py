@@ -15,7 +15,7 @@ This holds for one recurrent layer right behind the embedding with directions si
 mean: the default model. Other networks are run anew for every cut, all cuts as one batch, which gives the same numbers
 later.
 
-Near occlusion is faster and not exact: it runs on in bfloat16 where the processor has AMX, and stops where the states
+Near occlusion is faster and not exact: it runs on in bfloat16 where that is faster, and stops where the states
 have come back to `NEAR_AGREEMENT`. Its error is measured in docs/explanations.md. Imports numpy, `engine`.
 """
 
@@ -72,7 +72,7 @@ def logits_without(
     agreement : float
         Largest difference of a state from that of the whole text at which the rest is taken from there; 0: never.
     precision : {"float32", "bfloat16", "auto"}
-        Of what the engine runs anew; "auto" is bfloat16 where the processor has AMX. Without the engine always float32.
+        Of what the engine runs anew; "auto" is bfloat16 where that is faster. Without the engine always float32.
 
     Returns
     -------

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from bilstm.data.ragged import Ragged
 from bilstm.errors import ShapeError, UsageError
-from bilstm.layers.engine_op import Precision, engine_can_run, has_fast_kernel, recurrent_layer
+from bilstm.layers.engine_op import Precision, engine_can_run, prefers_bfloat16, recurrent_layer
 from bilstm.nn import layouts
 
 __all__ = ["GRU", "LSTM", "RNN", "Backend", "PrecisionChoice", "check_choices"]
@@ -179,7 +179,7 @@ class _Recurrent(torch.nn.RNNBase):
         if self.precision != "auto":
             return self.precision, dtype
         low |= autocast and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        if low and has_fast_kernel("bfloat16"):  # elsewhere float32 is faster, and closer
+        if low and prefers_bfloat16():  # elsewhere float32 is faster, and closer
             return "bfloat16", dtype
         return "float32", dtype
 
@@ -287,7 +287,7 @@ class LSTM(_Recurrent):
         "auto" takes the engine where it can run (float32 and bfloat16 on a CPU it was built for) and torch's own
         function elsewhere (float64; on CUDA that is cuDNN). "engine" raises where the engine cannot run.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Of the engine's products. "auto" is float32; where the machine multiplies bfloat16 faster (AMX), it is bfloat16
+        Of the engine's products. "auto" is float32; where the machine multiplies bfloat16 faster, it is bfloat16
         under `torch.autocast("cpu", torch.bfloat16)` or when input and weights are bfloat16. Sums and the cell state
         are float32 always.
     threads : int, optional

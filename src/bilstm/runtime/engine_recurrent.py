@@ -57,7 +57,7 @@ def engine_is_chosen(backend: str, precision: str) -> bool:
 
 
 def resolve_precision(backend: str, precision: str) -> Literal["float32", "bfloat16"]:
-    """Turn "auto" into "bfloat16" where the engine may run and this machine has AMX, else into "float32".
+    """Turn "auto" into "bfloat16" where the engine may run and is faster with it, else into "float32".
 
     Raises
     ------

@@ -38,7 +38,7 @@ class Model:
     backend : {"auto", "engine", "numpy"}, default="auto"
         What runs recurrent layers; "auto" is the engine where it has a kernel made for this machine, else numpy.
     precision : {"auto", "float32", "bfloat16"}, default="float32"
-        Of the products inside the engine; "auto" is bfloat16 where AMX runs, else float32.
+        Of the products inside the engine; "auto" is bfloat16 where that is faster, else float32.
     threads : int, optional
         Of the engine; every processor that the process may use if left out.
 

@@ -97,7 +97,7 @@ def load(
     backend : {"auto", "engine", "numpy"}, default="auto"
         What runs the recurrent layers; "auto" is the native engine where it has a kernel for this machine.
     precision : {"auto", "float32", "bfloat16"}, default="float32"
-        Of the products inside the engine; "auto" is bfloat16 where AMX runs, else float32.
+        Of the products inside the engine; "auto" is bfloat16 where that is faster, else float32.
     threads : int, optional
         Of the engine; every processor that the process may use if left out.
 
