@@ -1,4 +1,5 @@
-/* What this machine can do at most: fused multiply-adds, AMX products, sigmoids, bytes beyond the second-level cache.
+/* What this machine can do at most: fused multiply-adds, bfloat16 products (AMX tiles, or vectors of
+ * AVX512-BF16), sigmoids, bytes beyond the second-level cache.
  *
  * Usage: engine_ceilings THREADS. Prints `name rate` lines, rates a second summed over the threads, best of REPEATS.
  * Compiled with -O3 -march=native by engine_ceilings.py and run in the same run as the peers.
@@ -76,6 +77,27 @@ static double amx_work(char *state) {
     _tile_stored(0, state, 64);
     _tile_release();
     return 4.0 * 2 * 16 * 16 * 32 * rounds;
+}
+#endif
+
+#if defined(__AVX512BF16__)
+static double pairs_work(char *state) {
+    (void)state;
+    enum { CHAINS = 12 };
+    const int rounds = 400000;
+    const __m512 zero = _mm512_setzero_ps();
+    const __m512bh a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5f), zero), b = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.1f), zero);
+    __m512 c0 = zero, c1 = zero, c2 = zero, c3 = zero, c4 = zero, c5 = zero;
+    __m512 c6 = zero, c7 = zero, c8 = zero, c9 = zero, c10 = zero, c11 = zero;
+#define STEP(c) c = _mm512_dpbf16_ps(c, a, b); __asm__ volatile("" : "+v"(c))
+    for (int r = 0; r < rounds; ++r) {
+        STEP(c0); STEP(c1); STEP(c2); STEP(c3); STEP(c4); STEP(c5);
+        STEP(c6); STEP(c7); STEP(c8); STEP(c9); STEP(c10); STEP(c11);
+    }
+#undef STEP
+    c0 += c1 + c2 + c3 + c4 + c5 + c6 + c7 + c8 + c9 + c10 + c11;
+    sink = c0[0];
+    return 2.0 * 32 * CHAINS * rounds;
 }
 #endif
 
@@ -184,8 +206,13 @@ int main(int count, char **arguments) {
     const int threads = count > 1 ? atoi(arguments[1]) : 1;
     if (threads < 1 || threads > MAX_THREADS) return 2;
     measure("fp32_flops", fma_work, threads);
+    int has_tiles = 0;
 #if defined(__AMX_BF16__) && defined(__AMX_TILE__)
-    if (amx_allowed()) measure("bf16_flops", amx_work, threads);
+    has_tiles = amx_allowed();
+    if (has_tiles) measure("bf16_flops", amx_work, threads);
+#endif
+#if defined(__AVX512BF16__)
+    measure(has_tiles ? "bf16_flops_of_vectors" : "bf16_flops", pairs_work, threads);
 #endif
     measure("sigmoids", sigmoid_work, threads);
     measure("read_bytes", read_work, threads);

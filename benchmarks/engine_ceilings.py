@@ -26,7 +26,7 @@ _SOURCE = Path(__file__).with_name("engine_ceilings.c")
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Rates a second, summed over the threads; `bf16_flops` is None without AMX."""
+    """Rates a second, summed over the threads; `bf16_flops`, of AMX or AVX512-BF16, is None without both."""
 
     threads: int
     fp32_flops: float
@@ -34,6 +34,7 @@ class Ceilings:
     read_bytes: float
     write_bytes: float
     bf16_flops: float | None = None
+    bf16_flops_of_vectors: float | None = None  # of AVX512-BF16 where `bf16_flops` is that of AMX
 
     def as_dict(self) -> dict[str, float | None]:
         """Return plain values for JSON."""

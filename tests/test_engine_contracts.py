@@ -465,6 +465,17 @@ def test_choices_that_cannot_run():
         engine.gru(batch, weights).gradients(d_h_n=np.zeros((2, 1, 3), np.float32))
 
 
+def test_auto_precision_is_the_faster_one():
+    """AMX always multiplies bfloat16 faster; without both instruction sets nothing does."""
+    runs = {name for name, reason in engine.kernels().items() if reason is None}
+    if "amx" in runs:
+        assert engine.choose_precision("auto") == "bfloat16"
+    elif "avx512_bf16" not in runs:
+        assert engine.choose_precision("auto") == "float32"
+    if engine.choose_precision("auto") == "bfloat16":
+        assert engine.choose_kernel("auto", "bfloat16") == ("amx" if "amx" in runs else "avx512_bf16")
+
+
 def test_description_names_what_runs():
     line = engine.describe("portable", "float32", threads=1)
     assert line == "portable float32, 1 thread (chosen explicitly)"

@@ -14,6 +14,8 @@ import numpy as np
 
 __all__ = ["to_unit_length", "weigh"]
 
+CHUNK = 1 << 20  # numbers at a time: what is computed on the way stays small beside the matrix
+
 
 def weigh(counts: Any, inverse_frequency: np.ndarray) -> Any:
     """Weigh counts in place: (1 + ln count) * inverse_frequency, rows of length 1.
@@ -30,14 +32,26 @@ def weigh(counts: Any, inverse_frequency: np.ndarray) -> Any:
     csr
         `counts`.
     """
-    counts.data = (1 + np.log(counts.data)) * inverse_frequency[counts.indices]
+    weighed = counts.data
+    if np.result_type(weighed, inverse_frequency) != weighed.dtype:
+        weighed = np.empty(len(counts.data), dtype=np.result_type(weighed, inverse_frequency))
+    for start in range(0, len(weighed), CHUNK):
+        own = slice(start, start + CHUNK)
+        weighed[own] = (1 + np.log(counts.data[own])) * inverse_frequency[counts.indices[own]]
+    counts.data = weighed
     return to_unit_length(counts)
 
 
 def to_unit_length(matrix: Any) -> Any:
     """Divide each row of a csr matrix by its Euclidean length, in place; rows of zeros stay as they are."""
-    per_row = np.diff(matrix.indptr)
-    squares = np.bincount(np.repeat(np.arange(len(per_row)), per_row), matrix.data**2, minlength=len(per_row))
-    lengths = np.sqrt(np.where(squares > 0, squares, 1.0)).astype(matrix.data.dtype)
-    matrix.data /= np.repeat(lengths, per_row)
+    bounds = matrix.indptr
+    first = 0
+    while first + 1 < len(bounds):
+        last = max(int(np.searchsorted(bounds, int(bounds[first]) + CHUNK, side="right")) - 1, first + 1)
+        per_row = np.diff(bounds[first : last + 1])
+        own = matrix.data[bounds[first] : bounds[last]]
+        squares = np.bincount(np.repeat(np.arange(len(per_row)), per_row), own**2, minlength=len(per_row))
+        lengths = np.sqrt(np.where(squares > 0, squares, 1.0)).astype(own.dtype)
+        own /= np.repeat(lengths, per_row)
+        first = last
     return matrix

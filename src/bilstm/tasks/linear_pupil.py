@@ -126,12 +126,12 @@ class LinearPupil:
         from scipy import sparse
 
         index = self._models.index
-        blocks = []
+        blocks: list[Any] = []
         for numbers in parts:
             for start in range(0, len(numbers), CHUNK_TEXTS):
                 chosen = numbers.select(np.arange(start, min(start + CHUNK_TEXTS, len(numbers))))
                 blocks.append(sparse.hstack(index.transform_numbers(chosen), format="csr", dtype=np.float32))
-        matrix: Any = sparse.csr_array(sparse.vstack(blocks, format="csr"))
+        matrix = _stacked(blocks)
         found = np.bincount(matrix.indices, minlength=matrix.shape[1])
         frequency = np.log((1 + matrix.shape[0]) / np.maximum(found, 1))
         return weigh(matrix, frequency.astype(np.float32)), frequency
@@ -151,6 +151,20 @@ class LinearPupil:
         lengths = np.concatenate([part.lengths for part in parts] or [np.zeros(0, dtype=np.int64)])
         values = np.concatenate([part.values for part in parts] or [np.zeros(0, dtype=np.int64)])
         return Ragged(values, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def _stacked(blocks: list[Any]) -> Any:
+    """Put csr blocks on top of each other, and use them up: only one of their arrays is ever held twice."""
+    from scipy import sparse
+
+    shape = sum(block.shape[0] for block in blocks), blocks[0].shape[1]
+    lengths = np.concatenate([np.diff(block.indptr) for block in blocks])
+    data = np.concatenate([block.data for block in blocks])
+    for block in blocks:
+        block.data = block.data[:0]
+    indices = np.concatenate([block.indices for block in blocks])
+    blocks.clear()
+    return sparse.csr_array((data, indices, np.concatenate([[0], np.cumsum(lengths)])), shape=shape)
 
 
 def _within(lengths: np.ndarray, words: int) -> np.ndarray:
