@@ -280,7 +280,8 @@ def table(path: Path) -> None:
             "Test accuracy in percent, mean ± standard deviation over draws (number of draws). Written by "
             "`python benchmarks/few_labels.py --table`; each cell is a line of few_labels.jsonl.",
             of(_accuracy),
-            "Minutes of a cell and largest memory in GiB, means; what needs no labels is not counted in.",
+            "Minutes of a cell and largest memory in GiB, means; what needs no labels is not counted in. With * measured "
+            "on a machine without AMX.",
             of(_cost),
         ],
     )
@@ -294,7 +295,8 @@ def _accuracy(cell: list[dict[str, Any]]) -> str:
 
 def _cost(cell: list[dict[str, Any]]) -> str:
     minutes = statistics.fmean(line["seconds"] for line in cell) / 60
-    return f"{minutes:.1f}, {statistics.fmean(line['peak_memory_bytes'] for line in cell) / 2**30:.1f}"
+    mark = "" if all("amx_bf16" in line["machine"]["instructions"] for line in cell) else "*"
+    return f"{minutes:.1f}{mark}, {statistics.fmean(line['peak_memory_bytes'] for line in cell) / 2**30:.1f}"
 
 
 def main() -> None:
