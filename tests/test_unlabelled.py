@@ -301,21 +301,32 @@ def test_with_many_labels_the_models_teach_together(monkeypatch):
     assert any(note.startswith("joined teacher 1: network, linear models and document vectors: ") for note in told)
 
 
-def test_pupils_begin_with_what_the_mixed_objective_left():
-    net = nn.Linear(1, 1, bias=False)
+def test_pupils_begin_with_what_the_mixed_objective_left_or_go_on_where_time_is_short():
+    net, steps, told = nn.Linear(1, 1, bias=False), 2, []
+    best = net.weight.item()
     training = SimpleNamespace(
         net=net,
         config=SMALL,
         train=Part(Ragged.of([[1]]), np.zeros(1)),
         initial={"weight": torch.tensor([[2.0]])},
         taught_from={},
-        planned=lambda name, choose: {"words": 10, "looks": 1, "steps": 1},
+        planned=lambda name, choose: {"words": 10, "looks": 2, "steps": steps},
+        tell=told.append,
         loop=lambda name, step_loss, objective, deal, config: (net.weight.item(), config.learning_rate),
     )
-    given = (training, "joined teacher 1", None, Part(Ragged.of([[1]]), np.zeros(1)), None, 10)
+    answered = Part(
+        Ragged.of([[1] * min(SMALL.batch_steps or 2**40, text_teaching.TEACHER_WORDS)]), np.zeros(1)
+    )  # read once a step
+    given = (training, "joined teacher 1", None, answered, None, 10)
+    assert text_teaching._learn(*given, may_go_on=True) == (2.0, SMALL.learning_rate)  # 4 passes
+    net.weight.data.fill_(best)
+    steps = 1
+    assert text_teaching._learn(*given, may_go_on=True) == (best, text_teaching.TAUGHT_FROM_RATE)  # 2 passes
+    assert told[0].text.startswith("joined teacher 1: there is time for 2.0 passes")
     assert text_teaching._learn(*given) == (2.0, SMALL.learning_rate)
     training.taught_from = {"weight": torch.tensor([[3.0]])}
-    assert text_teaching._learn(*given) == (3.0, text_teaching.TAUGHT_FROM_RATE)
+    assert text_teaching._learn(*given, may_go_on=True) == (3.0, text_teaching.TAUGHT_FROM_RATE)
+    assert len(told) == 1
 
 
 def test_joined_answers_are_the_stacked_models(monkeypatch):

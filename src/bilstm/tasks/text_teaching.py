@@ -41,7 +41,8 @@ CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the tex
 SELF_TEXTS, SELF_STEPS = 20_000, 1_500
 TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
 JOINED_ROUNDS, JOINED_PASSES = 3, 8  # passes of a round over the texts that a joined teacher answered, at most
-TAUGHT_FROM_RATE = 0.001  # learning rate of a network that the mixed objective has trained before
+PASSES_ANEW = 3  # over the answered texts; a network that begins anew and sees them less often learns less than it knew
+TAUGHT_FROM_RATE = 0.001  # learning rate of a network that does not begin anew
 APART_SHARE, MOST_APART = 0.1, 2_000  # answered texts that show how far to trust network and linear models
 SPARE_SECONDS = 10.0
 
@@ -110,7 +111,8 @@ def follow_joined_teacher(training: UnlabelledTraining, number: int) -> TrainRes
     objective = Objective(training.net, training.train, training.labels, training.config)
     words = min(training.config.batch_steps or 2**40, TEACHER_WORDS)
     most = max(int(JOINED_PASSES * len(chosen.ids.values) / words), 1)
-    return _learn(training, f"joined teacher {number}", objective, chosen, TaughtLoss(objective, chosen), most)
+    name = f"joined teacher {number}"
+    return _learn(training, name, objective, chosen, TaughtLoss(objective, chosen), most, may_go_on=True)
 
 
 def teach_itself(training: UnlabelledTraining, number: int, share: float) -> TrainResult | None:
@@ -159,12 +161,21 @@ def teach_itself(training: UnlabelledTraining, number: int, share: float) -> Tra
 
 
 def _learn(
-    training: UnlabelledTraining, name: str, objective: Objective, chosen: Part, step_loss: TaughtLoss, most: int
+    training: UnlabelledTraining,
+    name: str,
+    objective: Objective,
+    chosen: Part,
+    step_loss: TaughtLoss,
+    most: int,
+    *,
+    may_go_on: bool = False,
 ) -> TrainResult:
     """Train on both kinds of texts for as many steps as the budget gives.
 
-    The network begins with the initial weights, or with those that the mixed objective left.
+    The network begins with the initial weights, or with those that the mixed objective left. Where there is time for
+    few passes only, and it may, it goes on from the best weights so far.
     """
+    from bilstm.training import events
     from bilstm.training.budget import steps_within
     from bilstm.training.checkpoint import set_weights
     from bilstm.training.unlabelled import MixedBatches
@@ -184,9 +195,16 @@ def _learn(
         left = 0.95 * (training.budget.left() - SPARE_SECONDS)
         return looks_of(words, steps_within(left, seconds, least=8, most=most))
 
+    present = {key: value.clone() for key, value in training.net.state_dict().items()}  # measuring steps changes them
     plan = training.planned(name, choose)
-    set_weights(training.net, training.taught_from or training.initial)
-    rate = TAUGHT_FROM_RATE if training.taught_from else config.learning_rate
+    begin = training.taught_from
+    passes = plan["looks"] * plan["steps"] * words / len(chosen.ids.values)
+    if may_go_on and not begin and passes < PASSES_ANEW:
+        begin = present
+        said = f"there is time for {passes:.1f} passes, so the network goes on from its best weights"
+        training.tell(events.Note(f"{name}: {said}."))
+    set_weights(training.net, begin or training.initial)
+    rate = TAUGHT_FROM_RATE if begin else config.learning_rate
     config = phase_config(config, plan, rate, config.betas, False)
     return training.loop(name, step_loss, objective, deal(plan["steps"]).epoch, config)
 
