@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bilstm_skipgram.h"
+#include "layer_kernels.h"
 
 namespace {
 
@@ -94,7 +95,7 @@ int compare(int64_t cases) {
                 bilstm_context *context = bilstm_context_create(threads);
                 const int code = bilstm_skipgram_run(context, &call);
                 bilstm_context_destroy(context);
-                if (kernel == BILSTM_KERNEL_AMX || bilstm_kernel_missing(kernel) != nullptr) {
+                if (is_for_layers_alone(kernel) || bilstm_kernel_missing(kernel) != nullptr) {
                     failures += code != BILSTM_ERROR_UNSUPPORTED;
                     continue;
                 }
