@@ -30,8 +30,6 @@ FLOAT32_KERNELS = [
     if engine.library().bilstm_choose_kernel(KERNEL_NUMBERS[name], PRECISION_NUMBERS["float32"]) >= 0
 ]
 BFLOAT16_KERNELS = [name for name in ("amx", "avx512_bf16", "portable") if engine.kernels()[name] is None]
-FAST_KERNELS = [("float32", name) for name in FLOAT32_KERNELS if name != "portable"]
-FAST_KERNELS += [("bfloat16", name) for name in BFLOAT16_KERNELS if name != "portable"]
 
 # (input size, hidden size, directions, lengths): one step, all equal, strongly ragged with empty ones, sizes that fill
 # no vector, a batch of one, more rows than one shard holds, more steps than one chunk holds.

@@ -102,6 +102,11 @@ def has_fast_kernel(precision: Precision) -> bool:
 @torch.compiler.assume_constant_result
 def prefers_bfloat16() -> bool:
     """Whether the engine multiplies bfloat16 numbers faster than float32 ones on this machine."""
+    return _prefers_bfloat16()
+
+
+@cache  # asked at every pass of a layer in bfloat16
+def _prefers_bfloat16() -> bool:
     return status().available and choose_precision("auto") == "bfloat16"
 
 
