@@ -280,8 +280,8 @@ def table(path: Path) -> None:
             "Test accuracy in percent, mean ± standard deviation over draws (number of draws). Written by "
             "`python benchmarks/few_labels.py --table`; each cell is a line of few_labels.jsonl.",
             of(_accuracy),
-            "Minutes of a cell and largest memory in GiB, means; what needs no labels is not counted in. With * measured "
-            "on a machine without AMX.",
+            "Minutes of a cell and largest memory in GiB, means; what needs no labels is not counted in. With * "
+            "measured on a machine without AMX.",
             of(_cost),
         ],
     )

@@ -15,7 +15,7 @@ from torch import nn
 
 from bilstm.data.ragged import Ragged
 from bilstm.errors import DataError, OutputError, UsageError
-from bilstm.tasks import joined_teaching, phase_documents, text_phases, text_teaching
+from bilstm.tasks import joined_teaching, phase_documents, text_mixing, text_phases, text_teaching
 from bilstm.tasks.phase_losses import MixedLoss
 from bilstm.tasks.phase_results import is_kept
 from bilstm.tasks.text_classification import words_of
@@ -260,9 +260,9 @@ def test_what_is_trusted_is_turned_off_by_two_standard_errors_only():
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr(text_phases, "FEWEST_STEPS", 50)
-    monkeypatch.setattr(text_phases, "MIXED_PASSES", 5)
-    monkeypatch.setattr(text_phases, "MIXED_RATE", 0.02)
+    monkeypatch.setattr(text_mixing, "FEWEST_STEPS", 50)
+    monkeypatch.setattr(text_mixing, "MOST_PASSES", 5)
+    monkeypatch.setattr(text_mixing, "RATE", 0.02)
     monkeypatch.setattr(text_teaching, "SELF_STEPS", 100)
     monkeypatch.setattr(text_teaching, "TEACHER_STEPS", 100)
     monkeypatch.setattr(phase_documents, "FEWEST_TEXTS", 200)
@@ -284,21 +284,50 @@ def test_the_linear_teacher_comes_first_and_nothing_after_it_if_it_is_kept():
 def test_with_many_labels_the_models_teach_together(monkeypatch):
     monkeypatch.setattr(text_phases, "FEW_LABELS", 0)
     monkeypatch.setattr(text_teaching, "JOINED_PASSES", 200)
-    monkeypatch.setattr(text_phases, "MIXED_PASSES", 1)
+    monkeypatch.setattr(text_mixing, "MOST_PASSES", 1)
     outcome, told = trained(texts_of(np.arange(300) % 2, 1))
     names = [phase.name for phase in outcome.phases]
     assert names[:3] == ["labelled texts", "mixed objective", "joined teacher 1"]  # once, and before
     assert ("joined teacher 2" in names) == outcome.phases[2].is_kept
     assert names.count("mixed objective") == 1
-    said = [note for note in told if note.startswith("joined teacher 1: network, n-grams and document vectors: ")]
+    # the network that was not kept, before or after the mixed objective, teaches too
+    said = [note for note in told if note.startswith("joined teacher 1: 2 networks, n-grams and document vectors: ")]
     before, after = (float(word) for word in said[0].split("log loss ")[1].rstrip(".").split(" -> "))
     assert after <= before
     assert any(note.startswith(f"Document vectors: {phase_documents.MOST_PASSES} passes over") for note in told)
     # with the linear baseline at hand, that teaches in place of the n-grams; with little time, nothing is mixed before
-    monkeypatch.setattr(text_phases, "MIXED_FIRST_SECONDS", np.inf)
+    monkeypatch.setattr(text_mixing, "LEAST_SECONDS", np.inf)
     outcome, told = trained(texts_of(np.arange(300) % 2, 1), baseline=True)
     assert outcome.phases[1].name == "joined teacher 1"
     assert any(note.startswith("joined teacher 1: network, linear models and document vectors: ") for note in told)
+
+
+def test_the_mixed_objective_goes_before_a_teacher_where_it_has_time_for_several_passes(monkeypatch):
+    net, told, steps = nn.Linear(1, 1, bias=False), [], 0
+    own = net.weight.item()
+    training = SimpleNamespace(
+        net=net,
+        config=dataclasses.replace(SMALL, batch_size=64, batch_steps=10),
+        train=Part(Ragged.of([[1] * 5] * 20), np.zeros(20)),  # ten batches of ten words
+        labels=BINARY,
+        budget=SimpleNamespace(left=lambda: text_mixing.LEAST_SECONDS + 1),
+        tell=told.append,
+    )
+
+    def measured(training, share, step_loss):
+        net.weight.data.fill_(9.0)  # as measuring may
+        return {"words": 10, "looks": 2, "steps": steps}
+
+    monkeypatch.setattr(text_mixing, "_mixing", lambda training: (None, None))
+    monkeypatch.setattr(text_mixing, "_steps_within", measured)
+    steps = 14
+    assert not text_mixing.has_time_to_mix(training)
+    assert [note.text for note in told] == ["mixed objective: left out, there is time for 2.8 passes only."]
+    steps = 15
+    assert text_mixing.has_time_to_mix(training)
+    assert net.weight.item() == own
+    training.budget = SimpleNamespace(left=lambda: text_mixing.LEAST_SECONDS - 1)
+    assert not text_mixing.has_time_to_mix(training)
 
 
 def test_pupils_begin_with_what_the_mixed_objective_left_or_go_on_where_time_is_short():
@@ -327,6 +356,38 @@ def test_pupils_begin_with_what_the_mixed_objective_left_or_go_on_where_time_is_
     training.taught_from = {"weight": torch.tensor([[3.0]])}
     assert text_teaching._learn(*given, may_go_on=True) == (3.0, text_teaching.TAUGHT_FROM_RATE)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(("left", "asked"), [(float("inf"), 3), (0.0, 1)])
+def test_networks_that_were_given_up_are_asked_while_there_is_time(left, asked):
+    net = nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(1.0)
+
+    class Told:
+        """In place of an objective: answers the network's weight times the length of each text."""
+
+        def __init__(self, net, *given):
+            self.net = net
+
+        def logits(self, ids):
+            return self.net.weight.item() * ids.lengths[:, None].astype(np.float64)
+
+    training = SimpleNamespace(
+        net=net,
+        config=SMALL,
+        train=None,
+        labels=BINARY,
+        dev=Part(Ragged.of([[1], [1, 1]]), np.zeros(2)),
+        given_up=[{"weight": torch.tensor([[2.0]])}, {"weight": torch.tensor([[3.0]])}],
+        budget=SimpleNamespace(left=lambda: left),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_teaching, "Objective", Told)
+        found = text_teaching._margins_of_networks(training, Ragged.of([[1, 1, 1]]))
+    order = [1.0, 3.0, 2.0][:asked]  # the best one, and then the last one that was given up
+    np.testing.assert_array_equal(found.dev, np.array([[order], [[2 * own for own in order]]]))
+    np.testing.assert_array_equal(found.unlabelled, 3 * np.array([[order]]))
+    assert net.weight.item() == 1.0
 
 
 def test_joined_answers_are_the_stacked_models(monkeypatch):

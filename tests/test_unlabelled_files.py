@@ -9,7 +9,7 @@ import pytest
 
 from bilstm import TextClassifier, TextRegressor
 from bilstm.errors import UsageError
-from bilstm.tasks import text_phases, text_teaching
+from bilstm.tasks import text_mixing, text_teaching
 from cli_runs import FAST, run, write_csv
 
 RANDOM = np.random.default_rng(0)
@@ -112,8 +112,8 @@ def test_numbers_and_several_labels_learn_word_vectors_alone(capsys, files):
 
 
 def test_estimators_take_unlabelled_texts(monkeypatch):
-    monkeypatch.setattr(text_phases, "FEWEST_STEPS", 10)
-    monkeypatch.setattr(text_phases, "MIXED_PASSES", 2)
+    monkeypatch.setattr(text_mixing, "FEWEST_STEPS", 10)
+    monkeypatch.setattr(text_mixing, "MOST_PASSES", 2)
     monkeypatch.setattr(text_teaching, "SELF_STEPS", 20)
     rows, more = rows_of(60), [text for text, _ in rows_of(80)]
     texts, labels = [text for text, _ in rows], [label for _, label in rows]

@@ -33,7 +33,7 @@ def joined_answers(
     dev: Part,
     unlabelled: Ragged,
     classes: int,
-    network: TeacherMargins,
+    networks: TeacherMargins,
     linear: TeacherMargins | None,
     documents: Documents | None,
 ) -> tuple[np.ndarray, str]:
@@ -47,8 +47,8 @@ def joined_answers(
         Word ids.
     classes : int
         At least 2; with 2 there is one output, the logit of class 1.
-    network : TeacherMargins
-        Logits of one model.
+    networks : TeacherMargins
+        Logits: of the best one first.
     linear : TeacherMargins, optional
         Of linear models that are fitted already; without them one over n-grams is fitted here.
     documents : Documents, optional
@@ -58,14 +58,16 @@ def joined_answers(
     ndarray of shape (texts, classes), float32
         Calibrated probabilities.
     str
-        What answered, and the log loss of the network alone and of all on the development part.
+        What answered, and the log loss of the best network alone and of all on the development part.
     """
     from bilstm.training.linear_teacher import document_margins, ngram_margins
     from bilstm.training.unlabelled import joined_rows
 
     targets = train.targets.astype(np.int64)
     count = len(targets), len(dev.targets)
-    parts, names = [], []
+    others = networks.dev.shape[-1] - 1
+    parts = [TeacherMargins(networks.dev[..., 1:], networks.unlabelled[..., 1:])]
+    names = ["network" if others == 0 else f"{others + 1} networks"]
     if linear is not None:
         parts.append(linear)
         names.append("linear models")
@@ -81,10 +83,10 @@ def joined_answers(
     dev_margins = np.concatenate([part.dev for part in parts], axis=-1)
     own_targets = dev.targets.astype(np.int64)
     nothing = np.zeros((*dev_margins.shape[:2], 0))
-    alone = fit_joining(network.dev[..., 0], nothing, own_targets)
-    joining = fit_joining(network.dev[..., 0], dev_margins, own_targets)
-    logits = joining.join(network.unlabelled[..., 0], np.concatenate([part.unlabelled for part in parts], axis=-1))
-    said = f"network, {' and '.join(names)}: development log loss {alone.loss:.4f} -> {joining.loss:.4f}"
+    alone = fit_joining(networks.dev[..., 0], nothing, own_targets)
+    joining = fit_joining(networks.dev[..., 0], dev_margins, own_targets)
+    logits = joining.join(networks.unlabelled[..., 0], np.concatenate([part.unlabelled for part in parts], axis=-1))
+    said = f"{names[0]}, {' and '.join(names[1:])}: development log loss {alone.loss:.4f} -> {joining.loss:.4f}"
     return _probabilities(logits).astype(np.float32), said
 
 

@@ -27,19 +27,17 @@ from bilstm.errors import OutputError
 from bilstm.strict_json import read_strict_json
 from bilstm.tasks.linear_pupil import LinearPupil
 from bilstm.tasks.phase_documents import Documents
-from bilstm.tasks.phase_losses import MixedLoss
 from bilstm.tasks.phase_results import (
     FEW_DEV_ROWS,
     PhaseRecord,
     decay_for,
     is_kept,
     joined_results,
-    looks_of,
-    phase_config,
 )
 from bilstm.tasks.phase_teaching import Lesson
 from bilstm.tasks.phases import Clock
 from bilstm.tasks.text_classification import Config
+from bilstm.tasks.text_mixing import MIXED_SHARE, has_time_to_mix, mix
 from bilstm.tasks.text_network import (
     Objective,
     Part,
@@ -71,15 +69,11 @@ PLAN = "plan.json"  # in the checkpoint: what was chosen by measured speed must 
 VECTOR_SCALE = 1.0  # standard deviation of the word vectors, as published
 NORM_SCALE = 0.3  # the one to which `adversarial_norm` refers
 UNLABELLED_WORDS = 400  # an unlabelled text longer than this is cut: its ends say enough
-FEW_LABELS = 2_500  # with more, self-training adds little to the mixed objective
+FEW_LABELS = 2_500  # with more, several models teach together, and self-training adds little
 NORM = 0.6  # of the adversarial change where the settings name none
-MIXED_RATE, MIXED_BETAS = 0.001, (0.0, 0.98)  # of Sachan et al. 2019
-VECTOR_SHARE, LABELLED_SHARE, SELF_SHARE = 0.2, 0.15, 0.25  # of the time that is left when the phase begins
+VECTOR_SHARE, LABELLED_SHARE = 0.2, 0.15  # of the time that is left when the phase begins
 SAMPLE_TEXTS = 200  # that show how fast word vectors are learned
-FEWEST_STEPS, USUAL_STEPS = 4_000, 3_000  # smaller batches where a budget gives fewer; most of them for few texts
-MIXED_PASSES = 50  # over the labelled texts at most, as published
 LEAST_MIXED_SECONDS = 60.0  # after a teacher
-MIXED_SHARE, MIXED_FIRST_SECONDS = 0.45, 1_200.0  # before one: of the time that is left, if there is so much
 OVERRUN = 1.1
 
 
@@ -131,6 +125,7 @@ class UnlabelledTraining:
     records: list[PhaseRecord] = field(default_factory=list)
     language_start: dict[str, Any] = field(default_factory=dict)  # what the network begins with after that phase
     taught_from: dict[str, Any] = field(default_factory=dict)  # what pupils of joined teachers begin with, if set
+    given_up: list[dict[str, Any]] = field(default_factory=list)  # weights that are not the best ones: they teach
     lesson: Lesson | None = None  # of the linear teacher, also where the network gained nothing by it
 
     def run(self) -> tuple[tuple[Layer, ...], dict[str, np.ndarray], TrainResult]:
@@ -157,7 +152,9 @@ class UnlabelledTraining:
 
     def _learn_further(self, wanted: set[str]) -> None:
         """Run the phases that are wanted, until one is interrupted or makes the others superfluous."""
-        has_few = len(self.train.targets) <= FEW_LABELS
+        from bilstm.training.checkpoint import model_weights
+
+        has_few = self.has_few_labels
         is_trusted = not self._has_dev_rows
         if "language-model" in wanted:
             if self._gains("language model", lambda: learn_language(self), is_trusted=is_trusted):
@@ -169,24 +166,20 @@ class UnlabelledTraining:
             is_taught = self._gains("linear teacher", lambda: follow_linear_teacher(self), is_trusted=is_trusted)
         is_mixed = False
         if "joined-teacher" in wanted and not has_few:
-            is_mixed = "mixed" in wanted and self.planned("mixed first", self._has_time_to_mix)
-            if is_mixed and self._gains("mixed objective", lambda: self._mixed(MIXED_SHARE)):
-                self.taught_from = {name: value.clone() for name, value in self.net.state_dict().items()}
+            is_mixed = "mixed" in wanted and self.planned("mixed first", lambda: has_time_to_mix(self))
+            if is_mixed and self._gains("mixed objective", lambda: mix(self, MIXED_SHARE)):
+                self.taught_from = model_weights(self.net)
             if not self._is_ended():
                 is_taught = self._learn_from_joined_teachers()
         if is_taught or self._is_ended():
             return
         if "mixed" in wanted and not is_mixed and (len(self._results) == 1 or self.budget.left() > LEAST_MIXED_SECONDS):
-            self._gains("mixed objective", self._mixed)
+            self._gains("mixed objective", lambda: mix(self))
         if "self-training" in wanted and has_few:
             for number, share in enumerate(SELF_SHARES, 1):
                 if self._is_ended() or self.budget.left() < SPARE_SECONDS:
                     return
                 self._gains(f"self-training {number}", lambda n=number, s=share: teach_itself(self, n, s))
-
-    def _has_time_to_mix(self) -> bool:
-        """Say whether the mixed objective has time to make the network a better teacher: it takes several passes."""
-        return self.budget.left() > MIXED_FIRST_SECONDS
 
     def _learn_from_joined_teachers(self) -> bool:
         """Run rounds of the joined teacher while they gain and there is time; say whether one gained."""
@@ -248,20 +241,22 @@ class UnlabelledTraining:
 
     def _start(self) -> None:
         """Fill the word vectors, from another model or learned from all texts, and bring them to one scale."""
+        from bilstm.training.checkpoint import model_weights
+
         begin_network(self.net, self.encoder, self.config, self.start, self.tell, self._learned_vectors)
         self._has_own_scale = self.start is not None
-        self._standardize()
+        self.standardize()
         self.word_table = self._table.detach().numpy().copy()  # what teachers read as word vectors
-        self.initial = {name: value.clone() for name, value in self.net.state_dict().items()}
+        self.initial = model_weights(self.net)
 
-    def _standardize(self) -> None:
+    def standardize(self) -> None:
         """Bring the word vectors to one scale; those of another model keep theirs, which its layers have learned."""
         from bilstm.training.virtual_adversarial import standardize_embedding
 
         if not self._has_own_scale:
             standardize_embedding(self._table.data, self._shares, VECTOR_SCALE)
 
-    def _norm(self) -> float:
+    def adversarial_norm(self) -> float:
         """Return the norm of a change in proportion to the scale of the word vectors."""
         norm = NORM if self.config.adversarial_norm is None else self.config.adversarial_norm
         if not self._has_own_scale:
@@ -321,9 +316,9 @@ class UnlabelledTraining:
     def _gains(self, name: str, train: Callable[[], TrainResult | None], *, is_trusted: bool = False) -> bool:
         """Run a phase from the present weights; keep what it gives, or go back, say which, and return whether kept."""
         from bilstm.training import events
-        from bilstm.training.checkpoint import set_weights
+        from bilstm.training.checkpoint import model_weights, set_weights
 
-        before, held = self._scored(), {name: value.clone() for name, value in self.net.state_dict().items()}
+        before, held = self._scored(), model_weights(self.net)
         self.tell(events.Note(f"Next: {name}. Budget: {self.budget.line()}."))
         started = time.perf_counter()
         with self.clock.phase(name):
@@ -337,6 +332,8 @@ class UnlabelledTraining:
         else:
             is_gain, losses = is_kept(before, after, is_trusted=is_trusted), (None, None)
         kept = result.steps > 0 and is_gain
+        if result.steps > 0:
+            self.given_up.append(held if kept else model_weights(self.net))
         if not kept:
             set_weights(self.net, held)
         seconds = time.perf_counter() - started
@@ -358,7 +355,7 @@ class UnlabelledTraining:
         from bilstm.training.budget import steps_within
 
         config = self.config
-        if len(self.train.targets) <= FEW_LABELS:
+        if self.has_few_labels:
             config = dataclasses.replace(config, batch_steps=min(config.batch_steps or LEAST_WORDS, LEAST_WORDS))
         objective = Objective(self.net, self.train, self.labels, config)
         deal = objective.batches_of_epoch
@@ -375,48 +372,6 @@ class UnlabelledTraining:
         decay = decay_for(config, epochs * len(batches))
         config = dataclasses.replace(config, max_epochs=epochs, average_decay=decay)
         return self.loop(name, objective.step_loss, objective, deal, config)
-
-    def _mixed(self, share: float = 1.0) -> TrainResult:
-        """Cross entropy, adversarial, virtual adversarial and entropy terms over both kinds of texts.
-
-        It takes a share of the time that is left, but what self-training needs after it.
-        """
-        from bilstm.training.budget import steps_within
-        from bilstm.training.unlabelled import MixedBatches
-
-        config = dataclasses.replace(self.config, adversarial_norm=self._norm())
-        objective = Objective(self.net, self.train, self.labels, config)
-        step_loss = MixedLoss(objective, self.unlabelled, self._standardize)
-        teaches = "self-training" in self.config.phases and len(self.train.targets) <= FEW_LABELS
-        share -= SELF_SHARE * len(SELF_SHARES) if teaches else 0.0
-
-        def deal(words: int, steps: int) -> MixedBatches:
-            return MixedBatches(
-                self.train.ids.lengths,
-                self.unlabelled.lengths,
-                steps=steps,
-                max_rows=self.config.batch_size,
-                max_steps=words,
-                seed=self.config.seed,
-            )
-
-        def choose() -> dict[str, int]:
-            words = self.config.batch_steps or 2**40
-            passes = len(Objective(self.net, self.train, self.labels, self.config).batches_of_epoch(1)) * MIXED_PASSES
-            most = max(passes, USUAL_STEPS)
-            if self.budget.seconds is None:
-                return looks_of(words, most)
-            while True:
-                seconds = self.seconds_a_step(step_loss, deal(words, 8).epoch(1))
-                steps = steps_within(share * (self.budget.left() - SPARE_SECONDS) * 0.95, seconds, least=8, most=most)
-                if steps >= min(FEWEST_STEPS, most) or words < 2 * LEAST_WORDS:
-                    return looks_of(words, steps)
-                words //= 2
-
-        plan = self.planned("mixed objective", choose)
-        step_loss.total = plan["steps"] * plan["looks"]
-        config = phase_config(self.config, plan, MIXED_RATE, MIXED_BETAS, self.budget.seconds is None)
-        return self.loop("mixed objective", step_loss, objective, deal(plan["words"], plan["steps"]).epoch, config)
 
     # ---- parts of phases ---------------------------------------------------------------------------------------
 
@@ -474,6 +429,11 @@ class UnlabelledTraining:
         """Return the development score of the present weights, its loss calibrated, and which rows are right."""
         objective = Objective(self.net, self.train, self.labels, self.config)
         return objective.scored(self.dev, is_calibrated=self._has_dev_rows)
+
+    @property
+    def has_few_labels(self) -> bool:
+        """Say whether labels are so few that a linear teacher knows more than the network."""
+        return len(self.train.targets) <= FEW_LABELS
 
     @property
     def _has_dev_rows(self) -> bool:

@@ -43,7 +43,7 @@ def learn_language(training: UnlabelledTraining) -> TrainResult | None:
     was left out.
     """
     from bilstm.training import events
-    from bilstm.training.checkpoint import set_weights
+    from bilstm.training.checkpoint import model_weights, set_weights
 
     reason = _missing(training)
     if reason is not None:
@@ -54,7 +54,7 @@ def learn_language(training: UnlabelledTraining) -> TrainResult | None:
         return begin
     set_weights(training.net, training.initial)
     begin.place(training.net, training.encoder)  # what stands above is as it was
-    training.language_start = {name: value.clone() for name, value in training.net.state_dict().items()}
+    training.language_start = model_weights(training.net)
     return training.learn_labels("labels after the language model")
 
 

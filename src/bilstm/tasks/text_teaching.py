@@ -8,6 +8,7 @@ left of its budget, and returns how it went, or None where it was left out. Impo
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from bilstm.tasks.phase_teaching import lesson_of, teacher_texts_within
 from bilstm.tasks.text_network import Objective, Part
 
 if TYPE_CHECKING:
+    from bilstm.data.ragged import Ragged
     from bilstm.tasks.text_phases import UnlabelledTraining
     from bilstm.training.loop import TrainResult
 
@@ -44,6 +46,7 @@ JOINED_ROUNDS, JOINED_PASSES = 3, 8  # passes of a round over the texts that a j
 PASSES_ANEW = 3  # over the answered texts; a network that begins anew and sees them less often learns less than it knew
 TAUGHT_FROM_RATE = 0.001  # learning rate of a network that does not begin anew
 APART_SHARE, MOST_APART = 0.1, 2_000  # answered texts that show how far to trust network and linear models
+ANSWERING_SHARE = 0.1  # of the time that is left, for the answers of one more network
 SPARE_SECONDS = 10.0
 
 
@@ -93,13 +96,12 @@ def follow_joined_teacher(training: UnlabelledTraining, number: int) -> TrainRes
     else:
         documents = _documents(training, rows)
         texts = training.whole.select(rows)
-        objective = Objective(training.net, training.train, training.labels, training.config)
-        network = TeacherMargins(objective.logits(training.dev.ids)[..., None], objective.logits(texts)[..., None])
+        networks = _margins_of_networks(training, texts)
         linear = None
         if training.linear is not None:
             said_all = training.linear.margins()
             linear = TeacherMargins(said_all.dev, said_all.unlabelled[training.filled[rows]])
-        answers, said = joined_answers(training.train, training.dev, texts, classes, network, linear, documents)
+        answers, said = joined_answers(training.train, training.dev, texts, classes, networks, linear, documents)
         training.tell(events.Note(f"joined teacher {number}: {said}."))
         if stored is not None:
             np.save(stored, answers)
@@ -177,7 +179,7 @@ def _learn(
     """
     from bilstm.training import events
     from bilstm.training.budget import steps_within
-    from bilstm.training.checkpoint import set_weights
+    from bilstm.training.checkpoint import model_weights, set_weights
     from bilstm.training.unlabelled import MixedBatches
 
     config = training.config
@@ -195,7 +197,7 @@ def _learn(
         left = 0.95 * (training.budget.left() - SPARE_SECONDS)
         return looks_of(words, steps_within(left, seconds, least=8, most=most))
 
-    present = {key: value.clone() for key, value in training.net.state_dict().items()}  # measuring steps changes them
+    present = model_weights(training.net)  # measuring steps changes them
     plan = training.planned(name, choose)
     begin = training.taught_from
     passes = plan["looks"] * plan["steps"] * words / len(chosen.ids.values)
@@ -215,6 +217,28 @@ def _teacher_rows(training: UnlabelledTraining) -> np.ndarray:
         "teacher texts", lambda: teacher_texts_within(training.budget.left(), training.whole.lengths)
     )
     return np.sort(np.random.default_rng(0).permutation(len(training.whole))[:count])
+
+
+def _margins_of_networks(training: UnlabelledTraining, texts: Ragged) -> TeacherMargins:
+    """Ask the best network and, where that takes little of what is left, those that phases gave up for a better one.
+
+    Networks that began differently err in different places, also where one is the worse by itself.
+    """
+    from bilstm.training.checkpoint import model_weights, set_weights
+
+    objective = Objective(training.net, training.train, training.labels, training.config)
+    best = model_weights(training.net)
+    answers: list[tuple[np.ndarray, np.ndarray]] = []
+    started = time.perf_counter()
+    for weights in (best, *reversed(training.given_up)):  # the last ones knew most
+        taken = (time.perf_counter() - started) / max(len(answers), 1)
+        if answers and taken > ANSWERING_SHARE * training.budget.left():
+            break
+        set_weights(training.net, weights)
+        answers.append((objective.logits(training.dev.ids), objective.logits(texts)))
+    set_weights(training.net, best)
+    dev, unlabelled = (np.stack(own, axis=-1) for own in zip(*answers, strict=True))
+    return TeacherMargins(dev, unlabelled)
 
 
 def _kept_apart(count: int) -> np.ndarray:
