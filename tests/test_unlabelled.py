@@ -343,18 +343,16 @@ def test_pupils_begin_with_what_the_mixed_objective_left_or_go_on_where_time_is_
         tell=told.append,
         loop=lambda name, step_loss, objective, deal, config: (net.weight.item(), config.learning_rate),
     )
-    answered = Part(
-        Ragged.of([[1] * min(SMALL.batch_steps or 2**40, text_teaching.TEACHER_WORDS)]), np.zeros(1)
-    )  # read once a step
-    given = (training, "joined teacher 1", None, answered, None, 10)
-    assert text_teaching._learn(*given, may_go_on=True) == (2.0, SMALL.learning_rate)  # 4 passes
+    given = (training, "joined teacher 1", None, Part(Ragged.of([[1] * 50]), np.zeros(1)), None, 10)
+    words = {"words": (50, 50)}
+    assert text_teaching._learn(*given, **words, may_go_on=True) == (2.0, SMALL.learning_rate)  # 4 passes
     net.weight.data.fill_(best)
     steps = 1
-    assert text_teaching._learn(*given, may_go_on=True) == (best, text_teaching.TAUGHT_FROM_RATE)  # 2 passes
+    assert text_teaching._learn(*given, **words, may_go_on=True) == (best, text_teaching.TAUGHT_FROM_RATE)  # 2 passes
     assert told[0].text.startswith("joined teacher 1: there is time for 2.0 passes")
-    assert text_teaching._learn(*given) == (2.0, SMALL.learning_rate)
+    assert text_teaching._learn(*given, **words) == (2.0, SMALL.learning_rate)
     training.taught_from = {"weight": torch.tensor([[3.0]])}
-    assert text_teaching._learn(*given, may_go_on=True) == (3.0, text_teaching.TAUGHT_FROM_RATE)
+    assert text_teaching._learn(*given, **words, may_go_on=True) == (3.0, text_teaching.TAUGHT_FROM_RATE)
     assert len(told) == 1
 
 

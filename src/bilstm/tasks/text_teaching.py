@@ -42,6 +42,7 @@ LEAST_WORDS = 3_000  # of a step
 CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the texts taken in each round
 SELF_TEXTS, SELF_STEPS = 20_000, 1_500
 TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
+JOINED_WORDS = 6_000  # of both kinds a step: where labels are many they say more than what is taught
 JOINED_ROUNDS, JOINED_PASSES = 3, 8  # passes of a round over the texts that a joined teacher answered, at most
 PASSES_ANEW = 3  # over the answered texts; a network that begins anew and sees them less often learns less than it knew
 TAUGHT_FROM_RATE = 0.001  # learning rate of a network that does not begin anew
@@ -75,7 +76,8 @@ def follow_linear_teacher(training: UnlabelledTraining) -> TrainResult | None:
     objective = Objective(training.net, training.train, training.labels, config)
     smooth = dataclasses.replace(config, label_smoothing=max(config.label_smoothing, TEACHER_DOUBT))
     loss = TaughtLoss(objective, chosen, Objective(training.net, chosen, training.labels, smooth).loss)
-    return _learn(training, "linear teacher", objective, chosen, loss, TEACHER_STEPS)
+    words = min(config.batch_steps or 2**40, TEACHER_WORDS)
+    return _learn(training, "linear teacher", objective, chosen, loss, TEACHER_STEPS, words=(words, words // 4))
 
 
 def follow_joined_teacher(training: UnlabelledTraining, number: int) -> TrainResult | None:
@@ -111,10 +113,10 @@ def follow_joined_teacher(training: UnlabelledTraining, number: int) -> TrainRes
         training.linear.hear(training.filled[rows], answers, is_apart)
     chosen = Part(training.unlabelled.select(rows[~is_apart]), answers[~is_apart])
     objective = Objective(training.net, training.train, training.labels, training.config)
-    words = min(training.config.batch_steps or 2**40, TEACHER_WORDS)
+    words = min(training.config.batch_steps or 2**40, JOINED_WORDS)
     most = max(int(JOINED_PASSES * len(chosen.ids.values) / words), 1)
-    name = f"joined teacher {number}"
-    return _learn(training, name, objective, chosen, TaughtLoss(objective, chosen), most, may_go_on=True)
+    name, loss = f"joined teacher {number}", TaughtLoss(objective, chosen)
+    return _learn(training, name, objective, chosen, loss, most, words=(words, words), may_go_on=True)
 
 
 def teach_itself(training: UnlabelledTraining, number: int, share: float) -> TrainResult | None:
@@ -170,9 +172,10 @@ def _learn(
     step_loss: TaughtLoss,
     most: int,
     *,
+    words: tuple[int, int],
     may_go_on: bool = False,
 ) -> TrainResult:
-    """Train on both kinds of texts for as many steps as the budget gives.
+    """Train on both kinds of texts, so many taught and labelled words a step, for as many steps as the budget gives.
 
     The network begins with the initial weights, or with those that the mixed objective left. Where there is time for
     few passes only, and it may, it goes on from the best weights so far.
@@ -183,24 +186,24 @@ def _learn(
     from bilstm.training.unlabelled import MixedBatches
 
     config = training.config
-    words = min(config.batch_steps or 2**40, TEACHER_WORDS)
+    taught, labelled = words
 
     def deal(steps: int) -> MixedBatches:
         lengths = (training.train.ids.lengths, chosen.ids.lengths)
-        limits = {"max_rows": config.batch_size, "max_steps": words, "max_labelled_steps": words // 4}
+        limits = {"max_rows": config.batch_size, "max_steps": taught, "max_labelled_steps": labelled}
         return MixedBatches(*lengths, steps=steps, **limits, seed=config.seed)
 
     def choose() -> dict[str, int]:
         if training.budget.seconds is None:
-            return looks_of(words, most)
+            return looks_of(taught, most)
         seconds = training.seconds_a_step(step_loss, deal(8).epoch(1))
         left = 0.95 * (training.budget.left() - SPARE_SECONDS)
-        return looks_of(words, steps_within(left, seconds, least=8, most=most))
+        return looks_of(taught, steps_within(left, seconds, least=8, most=most))
 
     present = model_weights(training.net)  # measuring steps changes them
     plan = training.planned(name, choose)
     begin = training.taught_from
-    passes = plan["looks"] * plan["steps"] * words / len(chosen.ids.values)
+    passes = plan["looks"] * plan["steps"] * taught / len(chosen.ids.values)
     if may_go_on and not begin and passes < PASSES_ANEW:
         begin = present
         said = f"there is time for {passes:.1f} passes, so the network goes on from its best weights"
