@@ -60,12 +60,14 @@ def has_time_to_mix(training: UnlabelledTraining) -> bool:
 
 
 def _mixing(training: UnlabelledTraining) -> tuple[Objective, MixedLoss]:
+    """Return the objective, whose settings name the norm of a change, and the loss of a mixed batch."""
     config = dataclasses.replace(training.config, adversarial_norm=training.adversarial_norm())
     objective = Objective(training.net, training.train, training.labels, config)
     return objective, MixedLoss(objective, training.unlabelled, training.standardize)
 
 
 def _dealt(training: UnlabelledTraining, words: int, steps: int) -> MixedBatches:
+    """Deal both kinds of texts, so many words of either a step at most."""
     from bilstm.training.unlabelled import MixedBatches
 
     return MixedBatches(
