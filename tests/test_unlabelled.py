@@ -303,7 +303,7 @@ def test_with_many_labels_the_models_teach_together(monkeypatch):
 
 
 def test_the_mixed_objective_goes_before_a_teacher_where_it_has_time_for_several_passes(monkeypatch):
-    net, told, steps = nn.Linear(1, 1, bias=False), [], 0
+    net, told, steps, plans = nn.Linear(1, 1, bias=False), [], 0, {}
     own = net.weight.item()
     training = SimpleNamespace(
         net=net,
@@ -311,6 +311,7 @@ def test_the_mixed_objective_goes_before_a_teacher_where_it_has_time_for_several
         train=Part(Ragged.of([[1] * 5] * 20), np.zeros(20)),  # ten batches of ten words
         labels=BINARY,
         budget=SimpleNamespace(left=lambda: text_mixing.LEAST_SECONDS + 1),
+        planned=lambda name, choose: plans.setdefault(name, choose()),
         tell=told.append,
     )
 
@@ -323,8 +324,10 @@ def test_the_mixed_objective_goes_before_a_teacher_where_it_has_time_for_several
     steps = 14
     assert not text_mixing.has_time_to_mix(training)
     assert [note.text for note in told] == ["mixed objective: left out, there is time for 2.8 passes only."]
+    assert not plans
     steps = 15
     assert text_mixing.has_time_to_mix(training)
+    assert plans == {"mixed objective": {"words": 10, "looks": 2, "steps": 15}}  # not measured again
     assert net.weight.item() == own
     training.budget = SimpleNamespace(left=lambda: text_mixing.LEAST_SECONDS - 1)
     assert not text_mixing.has_time_to_mix(training)
@@ -388,7 +391,8 @@ def test_networks_that_were_given_up_are_asked_while_there_is_time(left, asked):
     assert net.weight.item() == 1.0
 
 
-def test_joined_answers_are_the_stacked_models(monkeypatch):
+@pytest.mark.parametrize("networks", [1, 2])
+def test_joined_answers_are_the_stacked_models(networks):
     random = np.random.default_rng(0)
     dev = np.arange(300) % 3
     truth = np.arange(200) % 3
@@ -396,7 +400,11 @@ def test_joined_answers_are_the_stacked_models(monkeypatch):
     def logits(targets: np.ndarray, noise: float) -> np.ndarray:
         return (np.eye(3)[targets] + noise * random.normal(size=(len(targets), 3)))[..., None]
 
-    network, linear = (joined_teaching.TeacherMargins(logits(dev, noise), logits(truth, noise)) for noise in (0.8, 0.6))
+    def model(*noises: float) -> joined_teaching.TeacherMargins:
+        said = [np.concatenate([logits(own, noise) for noise in noises], axis=2) for own in (dev, truth)]
+        return joined_teaching.TeacherMargins(*said)
+
+    network, linear = model(*(0.8, 0.7)[:networks]), model(0.6)
     train, texts = Part(Ragged.of([[1]] * 3), np.arange(3)), Ragged.of([[1]] * 200)
     part = Part(Ragged.of([[1]] * 300), dev)
     answers, said = joined_teaching.joined_answers(train, part, texts, 3, network, linear, None)
@@ -406,10 +414,11 @@ def test_joined_answers_are_the_stacked_models(monkeypatch):
         own = stacked @ weights
         return float(np.mean(np.log(np.exp(own).sum(axis=1)) - own[np.arange(300), dev]))
 
-    best = minimize(loss, np.ones(2), tol=1e-10)
+    best = minimize(loss, np.ones(networks + 1), tol=1e-10)
     own = np.concatenate([network.unlabelled, linear.unlabelled], axis=2) @ best.x
     expected = np.exp(own) / np.exp(own).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(answers, expected, atol=1e-4)
+    assert said.startswith("network, linear" if networks == 1 else "2 networks, linear")
     assert said.endswith(f"-> {best.fun:.4f}")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MIXED_SHARE", "has_time_to_mix", "mix"]
 
+PHASE = "mixed objective"
 RATE, BETAS = 0.001, (0.0, 0.98)  # as published
 MOST_PASSES = 50  # over the labelled texts, as published
 FEWEST_STEPS, USUAL_STEPS = 4_000, 3_000  # smaller batches where a budget gives fewer; most of them for few texts
@@ -36,15 +37,18 @@ def mix(training: UnlabelledTraining, share: float = 1.0) -> TrainResult:
     What self-training needs after it is not counted in that time.
     """
     objective, step_loss = _mixing(training)
-    plan = training.planned("mixed objective", lambda: _steps_within(training, share, step_loss))
+    plan = training.planned(PHASE, lambda: _steps_within(training, share, step_loss))
     step_loss.total = plan["steps"] * plan["looks"]
     config = phase_config(training.config, plan, RATE, BETAS, training.budget.seconds is None)
     deal = _dealt(training, plan["words"], plan["steps"])
-    return training.loop("mixed objective", step_loss, objective, deal.epoch, config)
+    return training.loop(PHASE, step_loss, objective, deal.epoch, config)
 
 
 def has_time_to_mix(training: UnlabelledTraining) -> bool:
-    """Say whether the mixed objective has time to make the network a better teacher: it takes several passes."""
+    """Say whether the mixed objective has time to make the network a better teacher: it takes several passes.
+
+    Where it has, its plan is made: nothing is measured again.
+    """
     from bilstm.training import events
     from bilstm.training.checkpoint import model_weights, set_weights
 
@@ -56,7 +60,9 @@ def has_time_to_mix(training: UnlabelledTraining) -> bool:
     passes = plan["steps"] * plan["looks"] / _batches_of_epoch(training, plan["words"])
     if passes < FEWEST_PASSES:
         training.tell(events.Note(f"mixed objective: left out, there is time for {passes:.1f} passes only."))
-    return passes >= FEWEST_PASSES
+        return False
+    training.planned(PHASE, lambda: plan)
+    return True
 
 
 def _mixing(training: UnlabelledTraining) -> tuple[Objective, MixedLoss]:
