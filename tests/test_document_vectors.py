@@ -10,7 +10,8 @@ from bilstm.engine.report import kernels
 from bilstm.engine.skipgram import aligned_table
 from bilstm.errors import ShapeError, UsageError
 from bilstm.training import document_vectors
-from bilstm.training.document_vectors import train_document_vectors
+from bilstm.training.document_vectors import DocumentTraining, train_document_vectors
+from bilstm.training.frequent_ngrams import FrequentNgrams
 
 needs_engine = pytest.mark.skipif(engine.missing() is not None, reason=f"no engine: {engine.missing()}")
 KERNELS = [name for name in ("portable", "avx2", "avx512", "neon") if kernels()[name] is None]
@@ -288,28 +289,93 @@ def test_chunks_and_progress(monkeypatch):
     assert 0 < rates[-1] <= 0.02 * 32 / 120  # the last batch has at most 32 of 2 x 60 texts
 
 
-def test_draws_follow_their_laws(monkeypatch):
+@pytest.mark.parametrize("is_told", [False, True])
+def test_draws_follow_their_laws(monkeypatch, is_told):
     monkeypatch.setattr(document_vectors, "SUBSAMPLING_MEANS", 0.5)
     random = np.random.default_rng(5)
     items = random.choice(5, size=40_000, p=[0.5, 0.3, 0.1, 0.06, 0.04]).astype(np.int32)
     counts = np.bincount(items)
-    draws = document_vectors._Draws(Ragged(items, np.arange(0, 40_001, 20)), counts, seed=1)
+    telling = None if not is_told else np.array([0.2, 1.0, 0.5, 1.0, 0.001])
+    found = FrequentNgrams(Ragged(items, np.arange(0, 40_001, 20)), counts)
+    draws = document_vectors._Draws(found, telling, seed=1)
     chunks = list(draws.one_pass())
+    assert chunks[-1].share == 1
     read, negatives = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("items", "negatives"))
     shares = counts / counts.sum()
     keep = np.minimum(1, np.sqrt(0.1 / shares))  # t is half the mean share of five n-grams
+    if is_told:
+        keep *= telling
     # five standard deviations of a binomial
     slack = 5 * np.sqrt(counts * keep * (1 - keep)) + 1e-9
-    assert (np.abs(np.bincount(read) - counts * keep) <= slack).all()
+    assert (np.abs(np.bincount(read, minlength=5) - counts * keep) <= slack).all()
     noise = (counts * keep) ** 0.75
     expected = noise / noise.sum() * len(read)
-    assert (np.abs(np.bincount(negatives) - expected) <= 5 * np.sqrt(expected)).all()
+    assert (np.abs(np.bincount(negatives, minlength=5) - expected) <= 5 * np.sqrt(expected)).all()
     own = [set(range(row * 20, row * 20 + 20)) for row in chunks[0].rows[:3]]
     for d, places in enumerate(own):  # what is read of a text is part of it
         part = chunks[0].items[chunks[0].offsets[d] : chunks[0].offsets[d + 1]]
         assert (np.bincount(part, minlength=5) <= np.bincount(items[sorted(places)], minlength=5)).all()
 
 
+def test_ngrams_that_tell_classes_apart_are_read():
+    # texts of class 0: twice {0, 1}, of class 1: {0, 2}; an n-gram that stands twice in a text counts once
+    items = Ragged.of([[0, 1, 1], [1, 0], [2, 0], [3, 3]])
+    found = FrequentNgrams(items, np.array([3, 3, 1, 2]))
+    shares = document_vectors._telling_shares(found, np.array([0, 0, 1]))
+    # with one added: class 0 has (3, 3, 1, 1) of 8, class 1 (2, 1, 2, 1) of 6
+    ratios = np.log([(3 / 8) / (2 / 6), (3 / 8) / (1 / 6), (1 / 8) / (2 / 6), (1 / 8) / (1 / 6)])
+    np.testing.assert_allclose(shares, np.minimum(ratios**2, 1))
+    assert (shares < 1).any()
+    assert (shares == 1).any() or abs(ratios).max() < 1
+    # of three classes: the class that it tells from both others counts
+    three = document_vectors._telling_shares(found, np.array([0, 2, 1, 1]))
+    of_class = np.array([[2, 2, 1, 1], [2, 1, 2, 2], [2, 2, 1, 1]])
+    rest = np.array([[3, 2, 2, 2], [3, 3, 1, 1], [3, 2, 2, 2]])
+    wanted = np.abs(np.log(of_class / of_class.sum(1)[:, None]) - np.log(rest / rest.sum(1)[:, None])).max(axis=0)
+    np.testing.assert_allclose(three, np.clip(wanted**2, 0.001, 1))
+    alike = document_vectors._telling_shares(FrequentNgrams(Ragged.of([[0], [0]]), np.array([2])), np.array([0, 1]))
+    np.testing.assert_array_equal(alike, [0.001])
+    for wrong in ([0, 0, 0], [0, -1], [0, 1, 0, 1, 0]):
+        with pytest.raises(ShapeError, match="targets must be"):
+            document_vectors._telling_shares(found, np.array(wrong))
+
+
+@needs_engine
+def test_labels_say_which_ngrams_are_read():
+    """Two traits of each text, each half of its words: only the one that the labels name is to be found."""
+    random = np.random.default_rng(6)
+    traits = random.integers(0, 2, (300, 2))
+    words = 1 + 40 * (2 * np.arange(2)[None, :, None] + traits[:, :, None]) + random.integers(0, 40, (300, 2, 15))
+    texts = Ragged.of([random.permutation(row.ravel()) for row in words])
+
+    def found(targets):
+        vectors = train_document_vectors(texts, targets, size=16, epochs=20, seed=1).astype(np.float64)
+        rest = vectors[150:] - vectors[:150].mean(axis=0)
+        sides = [vectors[:150][traits[:150, trait] == 1].mean(axis=0) for trait in (0, 1)]
+        sides = [side - vectors[:150][traits[:150, trait] == 0].mean(axis=0) for trait, side in enumerate(sides)]
+        return [((rest @ side > 0) == (traits[150:, trait] == 1)).mean() for trait, side in enumerate(sides)]
+
+    both = found(None)
+    assert min(both) > 0.8
+    told = found(traits[:150, 1])
+    assert told[1] > 0.95
+    assert told[0] < both[0] - 0.1
+
+
+@needs_engine
+def test_time_of_a_pass_is_measured_without_touching_what_is_learned(monkeypatch):
+    monkeypatch.setattr(document_vectors, "CHUNK_ITEMS", 500)
+    texts, of_topic = topics(5)
+    right = train_document_vectors(texts, of_topic, size=8, epochs=2)
+    training = DocumentTraining(texts, of_topic, size=8)
+    assert 0 < training.seconds_a_pass() < 60
+    assert training.run(2).tobytes() == right.tobytes() == training.run(2).tobytes()
+    monkeypatch.setattr(document_vectors, "CHUNK_ITEMS", 10**9)  # one chunk is all
+    assert 0 < DocumentTraining(texts, size=8).seconds_a_pass() < 60
+    assert DocumentTraining(Ragged.of([[1, 2, 3]]), size=8).seconds_a_pass() == 0
+
+
+@needs_engine
 def test_settings_of_the_training_are_checked(monkeypatch):
     texts, _ = topics(4)
     for settings, message in (
@@ -317,6 +383,7 @@ def test_settings_of_the_training_are_checked(monkeypatch):
         ({"epochs": 0}, "epochs of document vectors must be 1 to"),
         ({"rate": 0.0}, "rate of document vectors must be above 0"),
         ({"rate": 1.5}, "rate of document vectors must be above 0"),
+        ({"targets": np.array([1, 1])}, "targets must be of two classes"),
     ):
         with pytest.raises(ShapeError, match=message):
             train_document_vectors(texts, **settings)

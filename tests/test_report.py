@@ -172,6 +172,18 @@ def test_a_whole_report_holds_the_facts():
     assert page.count("section") == 10
 
 
+def test_next_to_nothing_and_all_right_are_said_plainly():
+    data = classification()
+    epochs = [EpochRow(e, 1 / e, 1 / e, 1 - 0.1 / e, 1 / e, 9.0, 400.0, 0.001) for e in (1, 2)]
+    best_last = classification(epochs=epochs, best_epoch=2, scores={**data.scores, "log_loss": 2.29e-9})
+    page = read(build_report(best_last))
+    assert "more epochs may still help" in page.text
+    assert "< 0.001" in page.text
+    assert "e−09" not in page.text
+    epochs[1] = dataclasses.replace(epochs[1], dev_score=1.0)
+    assert "more epochs may still help" not in read(build_report(classification(epochs=epochs, best_epoch=2))).text
+
+
 def test_nothing_from_outside_and_only_the_one_style_is_allowed():
     html = build_report(classification())
     page = read(html)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bilstm.evaluation.drawing import (
+    FONT_SIZE,
     Drawing,
     Scale,
     clip_text,
@@ -42,6 +43,7 @@ __all__ = [
 WIDTH = 360.0
 LOOKS = (("first", "circle"), ("second", "square"), ("third", "diamond"))  # colour class and marker of a series
 LINE_HEIGHT = 17.0
+BOLD = 1.15  # width of bold text against that of plain text, at most about
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,9 @@ def interval_chart(
         return percent(value, digits) if as_percent else decimal(value, digits)
 
     told = ", ".join(f"{row.name} {written(row.value)}" for row in rows)
-    left = 12 + min(130.0, max(text_width(" ".join(row.name.split())) for row in rows))
+    sizes = [FONT_SIZE * (BOLD if row.is_strong else 1) for row in rows]
+    widest = max(text_width(" ".join(row.name.split()), size) for row, size in zip(rows, sizes, strict=True))
+    left = 12 + min(150.0, widest)
     right = WIDTH - 12 - max(text_width(written(row.value)) for row in rows)
     pitch, top = 30.0, 10.0
     base = top + pitch * len(rows)
@@ -231,7 +235,8 @@ def interval_chart(
     for index, row in enumerate(rows):
         y = top + pitch * (index + 0.5)
         css, shape = LOOKS[0] if row.is_own else LOOKS[1]
-        drawing.text(left - 4, y + 4.5, clip_text(row.name, left - 10), "strong" if row.is_strong else "", "end")
+        weight = "strong" if row.is_strong else ""
+        drawing.text(left - 4, y + 4.5, clip_text(row.name, left - 10, sizes[index]), weight, "end")
         if row.low is not None and row.high is not None:
             drawing.line(x_scale(row.low), y, x_scale(row.high), y, f"whisker {css}")
             for end in (row.low, row.high):
@@ -239,7 +244,7 @@ def interval_chart(
         for point in row.points:
             drawing.line(x_scale(point), y - 7, x_scale(point), y + 7, f"whisker {css} faint")
         drawing.marker(x_scale(row.value), y, shape, f"dot {css}", f"{row.name}: {written(row.value)}")
-        drawing.text(WIDTH - 4, y + 4.5, written(row.value), "strong" if row.is_strong else "", "end")
+        drawing.text(WIDTH - 4, y + 4.5, written(row.value), weight, "end")
     return drawing
 
 

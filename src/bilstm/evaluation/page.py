@@ -97,7 +97,7 @@ mark span{white-space:nowrap}.beside{display:inline-block;min-width:3.5em}
 mark sub{color:var(--soft);font-size:11px;padding-left:3px;display:inline-block;text-decoration:none}
 mark.missed{border-bottom-color:var(--first);font-weight:600}
 mark.false{border-bottom-color:var(--second);color:var(--second);text-decoration:line-through}
-svg.share{width:64px;height:8px;margin-right:10px;vertical-align:1px}
+svg.share{width:40px;height:8px;margin-right:8px;vertical-align:1px}
 svg.share .all{fill:var(--rule)}svg.share .part{fill:var(--first)}
 footer{color:var(--soft);font-size:13px;padding-top:30px;padding-bottom:44px}
 @media (max-width:560px){body{font-size:15.5px}main,header,footer{padding-left:16px;padding-right:16px}
@@ -204,8 +204,8 @@ def share_bar(share: float | None) -> Html:
     if share is None:
         return Html("")
     return Html(
-        '<svg class="share" viewBox="0 0 64 8" aria-hidden="true"><rect class="all" width="64" height="8" rx="2"/>'
-        f'<rect class="part" width="{64 * share:.1f}" height="8" rx="2"/></svg>'
+        '<svg class="share" viewBox="0 0 40 8" aria-hidden="true"><rect class="all" width="40" height="8" rx="2"/>'
+        f'<rect class="part" width="{40 * share:.1f}" height="8" rx="2"/></svg>'
     )
 
 

@@ -116,8 +116,9 @@ def result(data: ReportData, key: str) -> Html:
 
 def _score_table(data: ReportData) -> Html:
     others: Mapping[str, Any] = data.baseline.scores if data.baseline is not None else {}
+    number = decimal if data.kind == "regression" else _loss
     rows = []
-    for entries, write in ((SHARE_SCORES[data.kind], percent), (NUMBER_SCORES[data.kind], decimal)):
+    for entries, write in ((SHARE_SCORES[data.kind], percent), (NUMBER_SCORES[data.kind], number)):
         for name, shown, meaning in entries:
             if name not in data.scores:
                 continue
@@ -127,6 +128,11 @@ def _score_table(data: ReportData) -> Html:
             rows.append(cells)
     headers = ["Score", data.model_name] + (["linear baseline"] if data.baseline is not None else [])
     return table(headers, rows)
+
+
+def _loss(value: float | None) -> str:
+    """Write a loss in nats or a squared error of probabilities; what is nearly nothing is not worth its digits."""
+    return "< 0.001" if value is not None and 0 < value < 0.001 else decimal(value)
 
 
 def _score_figure(data: ReportData) -> Html | None:

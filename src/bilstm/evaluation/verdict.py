@@ -173,7 +173,7 @@ def training_story(data: ReportData) -> str:
                 f" After it the training loss went on falling ({train}) while the development loss rose ({dev}): the "
                 "model began to learn the training texts by heart."
             )
-    elif last.epoch == kept.epoch:
+    elif last.epoch == kept.epoch and not (data.score_is_share and kept.dev_score == 1):
         story += " The last epoch was the best: more epochs may still help."
     return story
 

@@ -21,14 +21,13 @@ from bilstm.data.ragged import Ragged
 if TYPE_CHECKING:
     from bilstm.training.events import Listener
 
-__all__ = ["Documents", "learn_documents", "passes_within"]
+__all__ = ["Documents", "learn_documents"]
 
 DOCUMENT_SHARE = 0.25  # of the time that is left
-MOST_PASSES, FEWEST_PASSES = 20, 4  # over the texts; with fewer the vectors say less than means of word vectors
+# Passes over the texts; with fewer the vectors say less than means of word vectors. Where labels choose what is read, a
+# pass is a fifth of the work.
+MOST_PASSES, MOST_TOLD_PASSES, FEWEST_PASSES = 20, 60, 4
 FEWEST_TEXTS = 1_000  # with fewer no n-gram is frequent enough to say much
-SAMPLE_SHARE, FEWEST_SAMPLE = 50, 200  # one text in so many, but so many at least, show how fast it goes
-SAMPLE_PASSES = 3  # over them, beside one that counts n-grams too
-SLOWER = 1.5  # a pass over all texts, whose n-grams no cache holds, against what the sample lets expect
 
 
 @dataclass(frozen=True)
@@ -44,28 +43,9 @@ class Documents:
         return Documents(self.train, self.dev, self.unlabelled[rows])
 
 
-def passes_within(seconds: float, texts: Ragged, threads: int | None) -> int:
-    """Return how many passes over the texts fit into a share of the seconds that are left; 0 if too few."""
-    from bilstm.training.document_vectors import train_document_vectors
-
-    if np.isinf(seconds):
-        return MOST_PASSES
-    count = min(len(texts), max(FEWEST_SAMPLE, len(texts) // SAMPLE_SHARE))
-    sample = texts.select(np.arange(count))
-    taken = []
-    for passes in (1, 1 + SAMPLE_PASSES):
-        started = time.perf_counter()
-        train_document_vectors(sample, epochs=passes, threads=threads)
-        taken.append(time.perf_counter() - started)
-    larger = len(texts.values) / max(len(sample.values), 1)
-    of_sample = max(taken[1] - taken[0], 1e-6) / SAMPLE_PASSES
-    counting = max(taken[0] - of_sample, 0.0) * larger  # of n-grams, once
-    fitting = int((DOCUMENT_SHARE * seconds - counting) / (of_sample * larger * SLOWER))
-    return min(fitting, MOST_PASSES) if fitting >= FEWEST_PASSES else 0
-
-
 def learn_documents(
     parts: tuple[Ragged, Ragged, Ragged],
+    targets: np.ndarray | None,
     seconds: float,
     *,
     seed: int,
@@ -80,6 +60,8 @@ def learn_documents(
     ----------
     parts : three Ragged of int64
         Word ids of the texts that train, of those that choose, and of the unlabelled ones.
+    targets : ndarray of shape (texts that train,), int64, optional
+        Their classes, if they are to choose the n-grams that are read; they need thousands of rows.
     seconds : float
         What is left of the budget.
     seed, threads
@@ -92,7 +74,7 @@ def learn_documents(
     """
     from bilstm.engine import document_vectors
     from bilstm.training import events
-    from bilstm.training.document_vectors import train_document_vectors
+    from bilstm.training.document_vectors import DocumentTraining
     from bilstm.training.unlabelled import joined_rows
 
     every = joined_rows(joined_rows(parts[0], parts[1]), parts[2])
@@ -111,12 +93,24 @@ def learn_documents(
     if stored is not None and stored.exists():
         found: np.ndarray = np.load(stored)
         return apart(found)
-    passes = int(planned("document vectors", lambda: passes_within(seconds, every, threads)))
+    started = time.perf_counter()
+    training = DocumentTraining(every, targets, seed=seed, threads=threads)
+
+    def choose() -> int:
+        most = MOST_PASSES if targets is None else MOST_TOLD_PASSES
+        if np.isinf(seconds):
+            return most
+        a_pass = max(training.seconds_a_pass(), 1e-9)
+        fitting = (DOCUMENT_SHARE * seconds - (time.perf_counter() - started)) / a_pass
+        return int(min(fitting, most)) if fitting >= FEWEST_PASSES else 0
+
+    passes = int(planned("document vectors", choose))
     if passes == 0:
         tell(events.Note(f"Document vectors: left out, there is no time for {FEWEST_PASSES} passes."))
         return None
-    tell(events.Note(f"Document vectors: {passes} passes over {len(every):,} texts."))
-    vectors = train_document_vectors(every, epochs=passes, seed=seed, threads=threads, progress=tell)
+    chosen = "" if targets is None else ", n-grams read as they tell the classes apart"
+    tell(events.Note(f"Document vectors: {passes} passes over {len(every):,} texts{chosen}."))
+    vectors = training.run(passes, progress=tell)
     if stored is not None:
         waiting = stored.with_suffix(".part")
         with open(waiting, "wb") as file:

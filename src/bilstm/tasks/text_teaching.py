@@ -256,6 +256,7 @@ def _documents(training: UnlabelledTraining, rows: np.ndarray) -> Documents | No
     with training.clock.phase("document vectors"):
         return learn_documents(
             (training.train.ids, training.dev.ids, training.whole.select(rows)),
+            None if training.has_few_labels else training.train.targets.astype(np.int64),
             training.budget.left(),
             seed=training.config.seed,
             threads=training.config.threads,
