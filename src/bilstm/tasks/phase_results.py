@@ -14,10 +14,24 @@ from bilstm.tasks.text_classification import Config
 if TYPE_CHECKING:
     from bilstm.training.loop import TrainResult
 
-__all__ = ["FEW_DEV_ROWS", "PhaseRecord", "decay_for", "is_kept", "joined_results", "looks_of", "phase_config"]
+__all__ = [
+    "FEW_DEV_ROWS",
+    "LEAST_WORDS",
+    "SELF_SHARES",
+    "SPARE_SECONDS",
+    "PhaseRecord",
+    "decay_for",
+    "is_kept",
+    "joined_results",
+    "looks_of",
+    "phase_config",
+]
 
 LOOKS = 20  # at the development part, in a phase
 FEW_DEV_ROWS = 100  # with fewer, the last weights of a phase are kept instead of the luckiest
+LEAST_WORDS = 3_000  # of a step
+SPARE_SECONDS = 10.0  # of the budget, for what comes after a phase
+SELF_SHARES = (0.3, 0.6)  # of the texts, taken in each round of self-training
 
 
 @dataclass(frozen=True)

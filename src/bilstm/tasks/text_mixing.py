@@ -11,9 +11,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from bilstm.tasks.phase_losses import MixedLoss
-from bilstm.tasks.phase_results import looks_of, phase_config
+from bilstm.tasks.phase_results import LEAST_WORDS, SELF_SHARES, SPARE_SECONDS, looks_of, phase_config
 from bilstm.tasks.text_network import Objective
-from bilstm.tasks.text_teaching import LEAST_WORDS, SELF_SHARES, SPARE_SECONDS
 
 if TYPE_CHECKING:
     from bilstm.tasks.text_phases import UnlabelledTraining

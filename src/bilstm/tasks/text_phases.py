@@ -29,6 +29,9 @@ from bilstm.tasks.linear_pupil import LinearPupil
 from bilstm.tasks.phase_documents import Documents
 from bilstm.tasks.phase_results import (
     FEW_DEV_ROWS,
+    LEAST_WORDS,
+    SELF_SHARES,
+    SPARE_SECONDS,
     PhaseRecord,
     decay_for,
     is_kept,
@@ -49,9 +52,6 @@ from bilstm.tasks.text_network import (
 from bilstm.tasks.text_pretraining import learn_language
 from bilstm.tasks.text_teaching import (
     JOINED_ROUNDS,
-    LEAST_WORDS,
-    SELF_SHARES,
-    SPARE_SECONDS,
     follow_joined_teacher,
     follow_linear_teacher,
     teach_itself,
@@ -332,7 +332,7 @@ class UnlabelledTraining:
         else:
             is_gain, losses = is_kept(before, after, is_trusted=is_trusted), (None, None)
         kept = result.steps > 0 and is_gain
-        if result.steps > 0:
+        if result.steps > 0 and not self.has_few_labels:  # a linear teacher asks no network
             self.given_up.append(held if kept else model_weights(self.net))
         if not kept:
             set_weights(self.net, held)

@@ -18,7 +18,14 @@ from bilstm.metrics import apply_temperature, fit_temperature
 from bilstm.tasks.joined_teaching import TeacherMargins, joined_answers
 from bilstm.tasks.phase_documents import Documents, learn_documents
 from bilstm.tasks.phase_losses import TaughtLoss
-from bilstm.tasks.phase_results import FEW_DEV_ROWS, looks_of, phase_config
+from bilstm.tasks.phase_results import (
+    FEW_DEV_ROWS,
+    LEAST_WORDS,
+    SELF_SHARES,
+    SPARE_SECONDS,
+    looks_of,
+    phase_config,
+)
 from bilstm.tasks.phase_teaching import lesson_of, teacher_texts_within
 from bilstm.tasks.text_network import Objective, Part
 
@@ -29,17 +36,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JOINED_ROUNDS",
-    "LEAST_WORDS",
-    "SELF_SHARES",
-    "SPARE_SECONDS",
     "follow_joined_teacher",
     "follow_linear_teacher",
     "teach_itself",
 ]
 
 LEAST_TAUGHT = 20  # texts that a phase needs
-LEAST_WORDS = 3_000  # of a step
-CONFIDENCE, SELF_SHARES = 0.9, (0.3, 0.6)  # least probability; share of the texts taken in each round
+CONFIDENCE = 0.9  # least probability of an answer that the network may learn from
 SELF_TEXTS, SELF_STEPS = 20_000, 1_500
 TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words a step; smoothing of its labels
 JOINED_WORDS = 6_000  # of both kinds a step: where labels are many they say more than what is taught
@@ -48,7 +51,6 @@ PASSES_ANEW = 3  # over the answered texts; a network that begins anew and sees 
 TAUGHT_FROM_RATE = 0.001  # learning rate of a network that does not begin anew
 APART_SHARE, MOST_APART = 0.1, 2_000  # answered texts that show how far to trust network and linear models
 ANSWERING_SHARE = 0.1  # of the time that is left, for the answers of one more network
-SPARE_SECONDS = 10.0
 
 
 def follow_linear_teacher(training: UnlabelledTraining) -> TrainResult | None:
