@@ -333,6 +333,10 @@ def test_ngrams_that_tell_classes_apart_are_read():
     rest = np.array([[3, 2, 2, 2], [3, 3, 1, 1], [3, 2, 2, 2]])
     wanted = np.abs(np.log(of_class / of_class.sum(1)[:, None]) - np.log(rest / rest.sum(1)[:, None])).max(axis=0)
     np.testing.assert_allclose(three, np.clip(wanted**2, 0.001, 1))
+    # a number that no text has is no class
+    np.testing.assert_array_equal(document_vectors._telling_shares(found, np.array([0, 7, 3, 3])), three)
+    nothing = FrequentNgrams(Ragged.of([[], []]).with_values(np.zeros(0, dtype=np.int32)), np.zeros(0, dtype=np.int64))
+    assert len(document_vectors._telling_shares(nothing, np.array([0, 1]))) == 0
     alike = document_vectors._telling_shares(FrequentNgrams(Ragged.of([[0], [0]]), np.array([2])), np.array([0, 1]))
     np.testing.assert_array_equal(alike, [0.001])
     for wrong in ([0, 0, 0], [0, -1], [0, 1, 0, 1, 0]):

@@ -201,17 +201,21 @@ def _telling_shares(found: FrequentNgrams, targets: np.ndarray) -> np.ndarray:
     """Return how often each n-gram is read, 0 to 1, by how well it tells the classes of the first texts apart."""
     if len(targets) > len(found.items) or (len(targets) and targets.min() < 0):
         raise ShapeError(f"targets must be classes from 0 of at most {len(found.items)} texts.")
-    classes = int(targets.max(initial=0)) + 1
     if len(np.unique(targets)) < 2:
         raise ShapeError("targets must be of two classes at least.")
     ngrams = len(found.counts)
     first = found.items.select(np.arange(len(targets)))
     rows = np.repeat(np.arange(len(targets)), first.lengths)
     stands = np.unique(rows * ngrams + first.values.astype(np.int64))  # an n-gram counts once a text
-    of_class = targets[stands // ngrams] * ngrams + stands % ngrams
-    counts = np.bincount(of_class, minlength=classes * ngrams).reshape(classes, ngrams) + 0.0
-    logs = [np.log((own + 1) / (own.sum() + ngrams)) for own in (*counts, *(counts.sum(axis=0) - counts))]
-    ratios = np.abs(np.stack(logs[:classes]) - np.stack(logs[classes:])).max(axis=0)
+    of_class = targets[stands // ngrams]
+    numbers = (stands % ngrams)[np.argsort(of_class, kind="stable")]
+    ends = np.cumsum(np.unique(of_class, return_counts=True)[1])
+    everywhere = np.bincount(numbers, minlength=ngrams)
+    ratios = np.zeros(ngrams)
+    for of_one in np.split(numbers, ends[:-1]):  # class after class: a table of all would be large
+        own = np.bincount(of_one, minlength=ngrams)
+        inside, outside = (np.log((part + 1) / (part.sum() + ngrams)) for part in (own, everywhere - own))
+        np.maximum(ratios, np.abs(inside - outside), out=ratios)
     shares: np.ndarray = np.clip(ratios**TELLING_POWER, LEAST_TELLING, 1.0)
     return shares
 
