@@ -19,23 +19,30 @@ INLINE __m512bh pair_at(const Half *left) {
 
 INLINE __m512bh pairs_at(const Half *right) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(right)); }
 
-// sums[m][to(j)] += M rows by N tiles.
+// sums[m][to(j)] += M rows by N tiles; rows of the left factor lie `row_gap` numbers apart, steps of the depth
+// `left_gap` and `right_gap`.
 template <int M, int N, class To>
-INLINE void add_block(V (*sums)[4], const Factors &f, int64_t first_row, To to) {
-    const Half *left = f.left + first_row * f.stride / 2, *right = f.right;
-    for (int64_t k = 0; k < f.depth; ++k, left += 32, right += N * kTile) {
+INLINE void add_pairs(int64_t depth, const Half *left, int64_t row_gap, int64_t left_gap, const Half *right,
+                      int64_t right_gap, V (*sums)[4], To to) {
+    for (int64_t k = 0; k < depth; ++k, left += left_gap, right += right_gap) {
         for (int pair = 0; pair < 16; ++pair) {
             __m512bh columns[N];
 #pragma GCC unroll 4
             for (int j = 0; j < N; ++j) columns[j] = pairs_at(right + j * kTile + 32 * pair);
 #pragma GCC unroll 8
             for (int m = 0; m < M; ++m) {
-                const __m512bh x = pair_at(left + m * f.stride / 2 + 2 * pair);
+                const __m512bh x = pair_at(left + m * row_gap + 2 * pair);
 #pragma GCC unroll 4
                 for (int j = 0; j < N; ++j) sums[m][to(j)] = _mm512_dpbf16_ps(sums[m][to(j)], x, columns[j]);
             }
         }
     }
+}
+
+template <int M, int N, class To>
+INLINE void add_block(V (*sums)[4], const Factors &f, int64_t first_row, To to) {
+    const int64_t row_gap = f.stride / 2;
+    add_pairs<M, N>(f.depth, f.left + first_row * row_gap, row_gap, 32, f.right, N * kTile, sums, to);
 }
 
 // Call `block` with the number of rows (at most kRowsOfBlock, as a constant) and the first one, for nearly equal blocks.
@@ -116,29 +123,18 @@ template <bool>
 __attribute__((noinline)) void add_outer(int64_t depth, const Half *left, int64_t columns, const Half *right, int64_t tiles,
                                          int64_t gap, float *sums) {
     constexpr int M = 8;
+    const auto as_it_is = [](int j) { return j; };
     const auto block = [&](auto two, int64_t v, int64_t i) __attribute__((always_inline)) {
         constexpr int N = decltype(two)::value;
-        V added[M][N];
+        V added[M][4];
         float *at = sums + (v * columns + i) * W;
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 2
             for (int j = 0; j < N; ++j) added[m][j] = load(at + (j * columns + m) * W);
         }
-        const Half *rows = left + i / 16 * depth * kTile + i % 16 * 32, *from = right + v * kTile;
-        for (int64_t k = 0; k < depth; ++k, rows += kTile, from += gap) {
-            for (int pair = 0; pair < 16; ++pair) {
-                __m512bh numbers[N];
-#pragma GCC unroll 2
-                for (int j = 0; j < N; ++j) numbers[j] = pairs_at(from + j * kTile + 32 * pair);
-#pragma GCC unroll 8
-                for (int m = 0; m < M; ++m) {
-                    const __m512bh x = pair_at(rows + m * 32 + 2 * pair);
-#pragma GCC unroll 2
-                    for (int j = 0; j < N; ++j) added[m][j] = _mm512_dpbf16_ps(added[m][j], x, numbers[j]);
-                }
-            }
-        }
+        const Half *rows = left + i / 16 * depth * kTile + i % 16 * 32;
+        add_pairs<M, N>(depth, rows, 32, kTile, right + v * kTile, gap, added, as_it_is);
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 2

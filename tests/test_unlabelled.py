@@ -344,6 +344,7 @@ def test_pupils_begin_with_what_the_mixed_objective_left_or_go_on_where_time_is_
         config=SMALL,
         train=Part(Ragged.of([[1]]), np.zeros(1)),
         initial={"weight": torch.tensor([[2.0]])},
+        begins_trained=False,
         taught_from={},
         planned=lambda name, choose: {"words": 10, "looks": 2, "steps": steps},
         tell=told.append,
@@ -357,6 +358,12 @@ def test_pupils_begin_with_what_the_mixed_objective_left_or_go_on_where_time_is_
     assert text_teaching._learn(*given, **words, may_go_on=True) == (best, text_teaching.TAUGHT_FROM_RATE)  # 2 passes
     assert told[0].text.startswith("joined teacher 1: there is time for 2.0 passes")
     assert text_teaching._learn(*given, **words) == (2.0, SMALL.learning_rate)
+    training.begins_trained = True  # then less is enough
+    assert text_teaching._learn(*given, **words, may_go_on=True) == (2.0, SMALL.learning_rate)
+    net.weight.data.fill_(best)
+    few = (training, "joined teacher 1", None, Part(Ragged.of([[1] * 300]), np.zeros(1)), None, 10)
+    assert text_teaching._learn(*few, **words, may_go_on=True) == (best, text_teaching.TAUGHT_FROM_RATE)  # 1/3 pass
+    assert told.pop().text.startswith("joined teacher 1: there is time for 0.3 passes")
     training.taught_from = {"weight": torch.tensor([[3.0]])}
     assert text_teaching._learn(*given, **words, may_go_on=True) == (3.0, text_teaching.TAUGHT_FROM_RATE)
     assert len(told) == 1

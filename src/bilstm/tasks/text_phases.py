@@ -123,6 +123,7 @@ class UnlabelledTraining:
     linear: LinearPupil | None = None
     net: Any = None
     records: list[PhaseRecord] = field(default_factory=list)
+    begins_trained: bool = False  # from layers of another model or a language model; so do the vectors, at their scale
     language_start: dict[str, Any] = field(default_factory=dict)  # what the network begins with after that phase
     taught_from: dict[str, Any] = field(default_factory=dict)  # what pupils of joined teachers begin with, if set
     given_up: list[dict[str, Any]] = field(default_factory=list)  # weights that are not the best ones: they teach
@@ -158,7 +159,7 @@ class UnlabelledTraining:
         is_trusted = not self._has_dev_rows
         if "language-model" in wanted:
             if self._gains("language model", lambda: learn_language(self), is_trusted=is_trusted):
-                self.initial, self._has_own_scale = self.language_start, True
+                self.initial, self.begins_trained = self.language_start, True
             if self._is_ended():
                 return
         is_taught = False
@@ -244,7 +245,7 @@ class UnlabelledTraining:
         from bilstm.training.checkpoint import model_weights
 
         begin_network(self.net, self.encoder, self.config, self.start, self.tell, self._learned_vectors)
-        self._has_own_scale = self.start is not None
+        self.begins_trained = self.start is not None
         self.standardize()
         self.word_table = self._table.detach().numpy().copy()  # what teachers read as word vectors
         self.initial = model_weights(self.net)
@@ -253,13 +254,13 @@ class UnlabelledTraining:
         """Bring the word vectors to one scale; those of another model keep theirs, which its layers have learned."""
         from bilstm.training.virtual_adversarial import standardize_embedding
 
-        if not self._has_own_scale:
+        if not self.begins_trained:
             standardize_embedding(self._table.data, self._shares, VECTOR_SCALE)
 
     def adversarial_norm(self) -> float:
         """Return the norm of a change in proportion to the scale of the word vectors."""
         norm = NORM if self.config.adversarial_norm is None else self.config.adversarial_norm
-        if not self._has_own_scale:
+        if not self.begins_trained:
             return norm * VECTOR_SCALE / NORM_SCALE
         table = self._table.detach()
         mean = self._shares @ table

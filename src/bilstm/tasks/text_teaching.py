@@ -48,6 +48,7 @@ TEACHER_WORDS, TEACHER_STEPS, TEACHER_DOUBT = 8_000, 4_000, 0.1  # taught words 
 JOINED_WORDS = 6_000  # of both kinds a step: where labels are many they say more than what is taught
 JOINED_ROUNDS, JOINED_PASSES = 3, 8  # passes of a round over the texts that a joined teacher answered, at most
 PASSES_ANEW = 3  # over the answered texts; a network that begins anew and sees them less often learns less than it knew
+PASSES_ANEW_TRAINED = 0.4  # the same where it begins with trained layers, such as a language model's
 TAUGHT_FROM_RATE = 0.001  # learning rate of a network that does not begin anew
 APART_SHARE, MOST_APART = 0.1, 2_000  # answered texts that show how far to trust network and linear models
 ANSWERING_SHARE = 0.1  # of the time that is left, for the answers of one more network
@@ -180,7 +181,8 @@ def _learn(
     """Train on both kinds of texts, so many taught and labelled words a step, for as many steps as the budget gives.
 
     The network begins with the initial weights, or with those that the mixed objective left. Where there is time for
-    few passes only, and it may, it goes on from the best weights so far.
+    few passes only, and it may, it goes on from the best weights so far; how few depends on what the initial weights
+    know.
     """
     from bilstm.training import events
     from bilstm.training.budget import steps_within
@@ -206,7 +208,8 @@ def _learn(
     plan = training.planned(name, choose)
     begin = training.taught_from
     passes = plan["looks"] * plan["steps"] * taught / len(chosen.ids.values)
-    if may_go_on and not begin and passes < PASSES_ANEW:
+    enough = PASSES_ANEW_TRAINED if training.begins_trained else PASSES_ANEW
+    if may_go_on and not begin and passes < enough:
         begin = present
         said = f"there is time for {passes:.1f} passes, so the network goes on from its best weights"
         training.tell(events.Note(f"{name}: {said}."))

@@ -68,6 +68,7 @@ def train_document_vectors(
     progress: Listener | None = None,
 ) -> np.ndarray:
     """Train one vector per text: `DocumentTraining` and its `run` in one call."""
+    _check_plan(epochs, rate)  # before n-grams are counted, which takes a while
     return DocumentTraining(texts, targets, size=size, seed=seed, threads=threads).run(epochs, rate, progress)
 
 
@@ -152,10 +153,7 @@ class DocumentTraining:
             Rows of norm 1; zeros for texts without a frequent n-gram, or of which chance never drew one. Equal
             arguments give equal vectors, bit for bit, for any number of threads.
         """
-        if not 1 <= epochs <= 2**20:
-            raise ShapeError(f"epochs of document vectors must be 1 to {2**20}, got {epochs}.")
-        if not 0 < rate <= 1:
-            raise ShapeError(f"rate of document vectors must be above 0, at most 1, got {rate}.")
+        _check_plan(epochs, rate)
         is_drawn = np.zeros(len(self._found.items), dtype=bool)
         if not len(self._found.counts):
             return np.zeros((len(is_drawn), self._size), dtype=np.float32)
@@ -195,6 +193,13 @@ class DocumentTraining:
             context=self._context,
         )
         is_drawn[chunk.rows[np.diff(chunk.offsets) > 0]] = True
+
+
+def _check_plan(epochs: int, rate: float) -> None:
+    if not 1 <= epochs <= 2**20:
+        raise ShapeError(f"epochs of document vectors must be 1 to {2**20}, got {epochs}.")
+    if not 0 < rate <= 1:
+        raise ShapeError(f"rate of document vectors must be above 0, at most 1, got {rate}.")
 
 
 def _telling_shares(found: FrequentNgrams, targets: np.ndarray) -> np.ndarray:
