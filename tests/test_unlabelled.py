@@ -17,9 +17,10 @@ from bilstm.data.ragged import Ragged
 from bilstm.errors import DataError, OutputError, UsageError
 from bilstm.tasks import joined_teaching, phase_documents, text_mixing, text_phases, text_teaching
 from bilstm.tasks.phase_losses import MixedLoss
-from bilstm.tasks.phase_results import is_kept
+from bilstm.tasks.phase_results import PhaseRecord, is_kept
 from bilstm.tasks.text_classification import words_of
 from bilstm.tasks.text_network import Part
+from bilstm.tasks.text_phases import UnlabelledTraining
 from bilstm.tasks.text_training import Unlabelled, fit
 from bilstm.training import events, linear_teacher
 from bilstm.training.budget import Budget, clock_text, parse_budget, steps_within
@@ -337,14 +338,14 @@ def test_the_mixed_objective_goes_before_a_teacher_where_it_has_time_for_several
 
 
 def test_pupils_begin_with_what_the_mixed_objective_left_or_go_on_where_time_is_short():
-    net, steps, told = nn.Linear(1, 1, bias=False), 2, []
+    net, steps, told, is_trained = nn.Linear(1, 1, bias=False), 2, [], False
     best = net.weight.item()
     training = SimpleNamespace(
         net=net,
         config=SMALL,
         train=Part(Ragged.of([[1]]), np.zeros(1)),
         initial={"weight": torch.tensor([[2.0]])},
-        begins_trained=False,
+        anew=lambda: (training.initial, is_trained),
         taught_from={},
         planned=lambda name, choose: {"words": 10, "looks": 2, "steps": steps},
         tell=told.append,
@@ -358,7 +359,7 @@ def test_pupils_begin_with_what_the_mixed_objective_left_or_go_on_where_time_is_
     assert text_teaching._learn(*given, **words, may_go_on=True) == (best, text_teaching.TAUGHT_FROM_RATE)  # 2 passes
     assert told[0].text.startswith("joined teacher 1: there is time for 2.0 passes")
     assert text_teaching._learn(*given, **words) == (2.0, SMALL.learning_rate)
-    training.begins_trained = True  # then less is enough
+    is_trained = True  # then less is enough
     assert text_teaching._learn(*given, **words, may_go_on=True) == (2.0, SMALL.learning_rate)
     net.weight.data.fill_(best)
     few = (training, "joined teacher 1", None, Part(Ragged.of([[1] * 300]), np.zeros(1)), None, 10)
@@ -367,6 +368,25 @@ def test_pupils_begin_with_what_the_mixed_objective_left_or_go_on_where_time_is_
     training.taught_from = {"weight": torch.tensor([[3.0]])}
     assert text_teaching._learn(*given, **words, may_go_on=True) == (3.0, text_teaching.TAUGHT_FROM_RATE)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "begins_with_language"),
+    [
+        (PhaseRecord("language model", 1.0, False, 0.92, 0.93, 0.1785, 0.1796), True),
+        (PhaseRecord("language model", 1.0, False, 0.92, 0.92, 0.1785, 0.1796), True),
+        (PhaseRecord("language model", 1.0, False, 0.92, 0.91, 0.1785, 0.1796), False),
+        (PhaseRecord("language model", 1.0, True, 0.92, 0.93, 0.1785, 0.1690), False),  # all begins with it then
+        (PhaseRecord("labelled texts", 1.0, True, None, 0.92), False),  # there was none
+    ],
+)
+def test_pupils_begin_with_a_language_model_that_was_turned_off_by_its_loss_alone(record, begins_with_language):
+    told = []
+    training = UnlabelledTraining(*[None] * 5, SMALL, *[None] * 4, told.append, None)
+    training.initial, training.language_start, training.records = {"a": 1}, {"a": 2}, [record]
+    training._keep_language_for_pupils()
+    assert training.anew() == (({"a": 2}, True) if begins_with_language else ({"a": 1}, False))
+    assert len(told) == begins_with_language
 
 
 @pytest.mark.parametrize(("left", "asked"), [(float("inf"), 3), (0.0, 1)])

@@ -126,6 +126,7 @@ class UnlabelledTraining:
     begins_trained: bool = False  # from layers of another model or a language model; so do the vectors, at their scale
     language_start: dict[str, Any] = field(default_factory=dict)  # what the network begins with after that phase
     taught_from: dict[str, Any] = field(default_factory=dict)  # what pupils of joined teachers begin with, if set
+    is_language_for_pupils: bool = False  # they begin with the language model, though it was turned off
     given_up: list[dict[str, Any]] = field(default_factory=list)  # weights that are not the best ones: they teach
     lesson: Lesson | None = None  # of the linear teacher, also where the network gained nothing by it
 
@@ -167,6 +168,7 @@ class UnlabelledTraining:
             is_taught = self._gains("linear teacher", lambda: follow_linear_teacher(self), is_trusted=is_trusted)
         is_mixed = False
         if "joined-teacher" in wanted and not has_few:
+            self._keep_language_for_pupils()
             is_mixed = "mixed" in wanted and self.planned("mixed first", lambda: has_time_to_mix(self))
             if is_mixed and self._gains("mixed objective", lambda: mix(self, MIXED_SHARE)):
                 self.taught_from = model_weights(self.net)
@@ -181,6 +183,25 @@ class UnlabelledTraining:
                 if self._is_ended() or self.budget.left() < SPARE_SECONDS:
                     return
                 self._gains(f"self-training {number}", lambda n=number, s=share: teach_itself(self, n, s))
+
+    def _keep_language_for_pupils(self) -> None:
+        """Let pupils begin with a language model that was turned off although the score did not fall.
+
+        The labels then say neither for nor against it. Pupils see many more texts, and each is judged by itself.
+        """
+        from bilstm.training import events
+
+        last = self.records[-1]  # of the language model, if there is one
+        if last.is_kept or (last.score_after or 0.0) < (last.score_before or 0.0):
+            return
+        self.is_language_for_pupils = True
+        self.tell(events.Note("language model: pupils of the joined teacher begin with it, the score did not fall."))
+
+    def anew(self) -> tuple[dict[str, Any], bool]:
+        """Return the weights of a pupil that begins anew, and whether its layers have learned something already."""
+        if self.is_language_for_pupils:
+            return self.language_start, True
+        return self.initial, self.begins_trained
 
     def _learn_from_joined_teachers(self) -> bool:
         """Run rounds of the joined teacher while they gain and there is time; say whether one gained."""

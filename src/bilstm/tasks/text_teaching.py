@@ -208,12 +208,13 @@ def _learn(
     plan = training.planned(name, choose)
     begin = training.taught_from
     passes = plan["looks"] * plan["steps"] * taught / len(chosen.ids.values)
-    enough = PASSES_ANEW_TRAINED if training.begins_trained else PASSES_ANEW
+    anew, is_trained = training.anew()
+    enough = PASSES_ANEW_TRAINED if is_trained else PASSES_ANEW
     if may_go_on and not begin and passes < enough:
         begin = present
         said = f"there is time for {passes:.1f} passes, so the network goes on from its best weights"
         training.tell(events.Note(f"{name}: {said}."))
-    set_weights(training.net, begin or training.initial)
+    set_weights(training.net, begin or anew)
     rate = TAUGHT_FROM_RATE if begin else config.learning_rate
     config = phase_config(config, plan, rate, config.betas, False)
     return training.loop(name, step_loss, objective, deal(plan["steps"]).epoch, config)
