@@ -387,6 +387,9 @@ def test_pupils_begin_with_a_language_model_that_was_turned_off_by_its_loss_alon
     training._keep_language_for_pupils()
     assert training.anew() == (({"a": 2}, True) if begins_with_language else ({"a": 1}, False))
     assert len(told) == begins_with_language
+    training.language_start, training.is_language_for_pupils = {}, False  # it was stopped before it was done
+    training._keep_language_for_pupils()
+    assert training.anew() == ({"a": 1}, False)
 
 
 @pytest.mark.parametrize(("left", "asked"), [(float("inf"), 3), (0.0, 1)])

@@ -192,7 +192,7 @@ class UnlabelledTraining:
         from bilstm.training import events
 
         last = self.records[-1]  # of the language model, if there is one
-        if last.is_kept or (last.score_after or 0.0) < (last.score_before or 0.0):
+        if not self.language_start or last.is_kept or (last.score_after or 0.0) < (last.score_before or 0.0):
             return
         self.is_language_for_pupils = True
         self.tell(events.Note("language model: pupils of the joined teacher begin with it, the score did not fall."))
